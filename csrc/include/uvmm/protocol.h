@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * protocol - messages between a guest process and the daemon.
+ *
+ *   Transport  SOCK_SEQPACKET on <run dir>/guest.sock; one message a packet:
+ *              struct uvmm_msg_head, then the body that belongs to its type.
+ *              A packet of another length than its type's is refused.
+ *   Roles      A process opens one connection a role and says HELLO first:
+ *                CONTROL  requests of the guest, each answered in turn. The
+ *                         peer's process must be the one registered under the
+ *                         token.
+ *                AGENT    the guest's agent thread: the daemon asks, the agent
+ *                         answers. Same process as CONTROL.
+ *                WATCH    the process that started the guest (uvmm run): told
+ *                         in words what happens to it.
+ *   Order      HELLO -> WELCOME, then CONTROL sends MAPPED once; after its
+ *              REPLY the memory may be used.
+ *   Units      sizes and places are pages of 4 KiB; addresses are bytes.
+ *   Errors     status is 0 or a negative errno; a refusal carries its reason
+ *              in words in struct uvmm_reply.text.
+ *   Endianness and layout are the machine's own: both sides are on one kernel.
+ */
+#ifndef UVMM_PROTOCOL_H
+#define UVMM_PROTOCOL_H
+
+#include <stdint.h>
+
+#define UVMM_PROTOCOL_MAGIC 0x4d4d5675u /* "uVMM" */
+#define UVMM_PROTOCOL_VERSION 1u
+
+#define UVMM_PAGE_SHIFT 12
+#define UVMM_PAGE_SIZE 4096u
+#define UVMM_CHUNK_PAGES 512u           /* pages in a large page (2 MiB) */
+#define UVMM_CHUNK_SIZE (UVMM_CHUNK_PAGES * UVMM_PAGE_SIZE)
+
+#define UVMM_NAME_MAX 63u               /* bytes in a guest's name, without NUL */
+#define UVMM_TOKEN_BYTES 16u
+#define UVMM_PATH_BYTES 256u
+#define UVMM_TEXT_BYTES 240u
+
+/* What `uvmm run` puts into a guest's environment. */
+#define UVMM_ENV_SOCKET "UVMM_SOCKET"   /* path of guest.sock */
+#define UVMM_ENV_NAME "UVMM_NAME"       /* the guest's name */
+#define UVMM_ENV_TOKEN "UVMM_TOKEN"     /* 32 hexadecimal digits */
+
+enum uvmm_msg_type {
+	UVMM_MSG_HELLO = 1,     /* -> daemon: struct uvmm_hello */
+	UVMM_MSG_WELCOME = 2,   /* -> guest: struct uvmm_welcome, descriptors */
+	UVMM_MSG_MAPPED = 3,    /* -> daemon: struct uvmm_mapped, userfaultfd */
+	UVMM_MSG_REPLY = 4,     /* -> guest: struct uvmm_reply */
+	UVMM_MSG_PIN = 5,       /* -> daemon: struct uvmm_range; loads, keeps */
+	UVMM_MSG_UNPIN = 6,     /* -> daemon: struct uvmm_range */
+	UVMM_MSG_DISCARD = 7,   /* -> daemon: struct uvmm_range; zero from now */
+	UVMM_MSG_STATS = 8,     /* -> daemon: no body; answered by USAGE */
+	UVMM_MSG_USAGE = 9,     /* -> guest: struct uvmm_usage */
+	UVMM_MSG_PRESSURE = 10, /* -> agent: struct uvmm_pressure */
+	UVMM_MSG_RELEASED = 11, /* agent -> daemon: struct uvmm_released */
+	UVMM_MSG_NOTICE = 12,   /* -> watcher: struct uvmm_notice */
+};
+
+enum uvmm_role {
+	UVMM_ROLE_CONTROL = 1,
+	UVMM_ROLE_AGENT = 2,
+	UVMM_ROLE_WATCH = 3,
+};
+
+enum uvmm_memory_via {
+	UVMM_VIA_FUSE = 0,       /* open uvmm_welcome.path */
+	UVMM_VIA_DESCRIPTOR = 1, /* the second descriptor of WELCOME */
+};
+
+struct uvmm_msg_head {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t type;          /* enum uvmm_msg_type */
+	uint32_t seq;           /* the asker's number, repeated in the answer */
+	int32_t status;         /* 0 or a negative errno; 0 in requests */
+};
+
+struct uvmm_hello {
+	uint32_t role;          /* enum uvmm_role */
+	uint32_t reserved;      /* 0 */
+	uint8_t token[UVMM_TOKEN_BYTES];
+	char name[UVMM_NAME_MAX + 1];   /* NUL-terminated */
+};
+
+/* With it come, for CONTROL: /dev/userfaultfd, on which the guest makes its own
+ * userfaultfd by USERFAULTFD_IOC_NEW; and with VIA_DESCRIPTOR the memory file.
+ * No descriptors for the other roles. On a refusal the REPLY form is sent. */
+struct uvmm_welcome {
+	uint64_t max_pages;     /* size of guest physical memory */
+	uint32_t via;           /* enum uvmm_memory_via */
+	uint32_t reserved;
+	char path[UVMM_PATH_BYTES];
+};
+
+/* The guest has mapped its memory, shared, from offset 0. With it comes the
+ * userfaultfd (O_NONBLOCK), on which UFFDIO_API was not yet called. */
+struct uvmm_mapped {
+	uint64_t base;          /* address, a multiple of UVMM_CHUNK_SIZE */
+	uint64_t pages;         /* = max_pages */
+};
+
+struct uvmm_reply {
+	char text[UVMM_TEXT_BYTES];     /* NUL-terminated; "" on success */
+};
+
+struct uvmm_range {
+	uint64_t ppn;           /* first page */
+	uint64_t pages;         /* how many, > 0 */
+};
+
+struct uvmm_usage {
+	uint64_t min_pages;
+	uint64_t max_pages;
+	uint64_t target_pages;
+	uint64_t resident_pages;
+	uint64_t swapped_pages;
+	uint64_t untouched_pages;
+	uint64_t pinned_pages;
+	uint64_t faults;        /* served by the daemon */
+	uint64_t stall_ns;      /* thread time spent waiting for memory */
+};
+
+enum uvmm_pressure_level {
+	UVMM_PRESSURE_NONE = 0, /* memory is plentiful again */
+	UVMM_PRESSURE_SOME = 1, /* the machine reclaims in the background */
+	UVMM_PRESSURE_FULL = 2, /* guests wait for memory now */
+};
+
+struct uvmm_pressure {
+	uint32_t level;         /* enum uvmm_pressure_level */
+	uint32_t reserved;
+	uint64_t wanted_pages;  /* what the daemon would like back; a wish */
+};
+
+struct uvmm_released {
+	uint64_t pages;         /* what the callbacks and the trim gave back */
+};
+
+enum uvmm_notice_kind {
+	UVMM_NOTICE_WARNING = 1,
+	UVMM_NOTICE_REFUSED = 2,        /* the guest was refused memory */
+	UVMM_NOTICE_DAMAGED = 3,        /* a page was lost: SIGBUS on access */
+};
+
+struct uvmm_notice {
+	uint32_t kind;          /* enum uvmm_notice_kind */
+	uint32_t reserved;
+	char text[UVMM_TEXT_BYTES];
+};
+
+#endif /* UVMM_PROTOCOL_H */

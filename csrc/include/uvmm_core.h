@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * uvmm_core - the data plane of the daemon, as the control plane sees it: the
+ * only header that Python binds.
+ *
+ *   Threads  Calls may be made from any thread. None calls back into the
+ *            caller; whatever happens on its own is read as an event.
+ *   Errors   0 or a negative errno; where a call has `err`, a failure is also
+ *            told there in one line of words.
+ *   Units    pages of 4 KiB, nanoseconds of CLOCK_MONOTONIC.
+ *   Layout   fixed-width fields, no pointers kept after a call returns.
+ */
+#ifndef UVMM_CORE_H
+#define UVMM_CORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define UVMM_ERR_BYTES 256
+#define UVMM_CORE_NAME_BYTES 64
+#define UVMM_CORE_TOKEN_BYTES 16
+#define UVMM_GUESTS_MAX 4096
+
+typedef struct uvmm_engine uvmm_engine;
+
+struct uvmm_engine_config {
+	char run_dir[200];              /* exists, owned by us */
+	char swap_path[256];            /* created, replaced if it exists; "" with swap_pages 0 */
+	uint64_t memory_pages;          /* the budget */
+	uint64_t swap_pages;
+	uint32_t via;                   /* 0 fuse, 1 descriptor */
+	uint32_t socket_gid;            /* unused by 0xffffffff */
+};
+
+/* Mounts machine memory and the memory filesystem, creates the swap file, opens
+ * the guest socket and starts all threads; on failure undoes what it did.
+ *   -EPERM, -ENODEV, -ENOSPC, -EOPNOTSUPP ...  with the reason in err */
+int uvmm_engine_start(const struct uvmm_engine_config *cfg, uvmm_engine **out,
+		      char err[UVMM_ERR_BYTES]);
+/* Detaches all guests (their processes are killed), stops all threads, unmounts,
+ * removes the swap file and restores what start changed in the system. */
+void uvmm_engine_stop(uvmm_engine *e);
+
+struct uvmm_guest_config {
+	char name[UVMM_CORE_NAME_BYTES];
+	uint8_t token[UVMM_CORE_TOKEN_BYTES];
+	uint64_t min_pages, max_pages;  /* max_pages a multiple of 512 */
+	uint64_t target_pages;
+	int32_t pid;                    /* the guest's process, alive */
+	uint32_t uid, gid;              /* owner of mem/<name> */
+};
+
+/* Registers a guest; *id is never used again for another one.
+ *   -EEXIST  the name is taken     -ESRCH  no such process
+ *   -ENOSPC  UVMM_GUESTS_MAX guests, or machine memory is full */
+int uvmm_guest_create(uvmm_engine *e, const struct uvmm_guest_config *cfg,
+		      uint64_t *id, char err[UVMM_ERR_BYTES]);
+
+/* Sets what the policy wants the guest to hold; guests above their target are
+ * reclaimed first.  -ENOENT */
+int uvmm_guest_set_target(uvmm_engine *e, uint64_t id, uint64_t target_pages);
+
+enum uvmm_tier { UVMM_TIER_SWAP = 0 };
+
+struct uvmm_job_result {
+	uint64_t pages;         /* moved */
+	uint64_t zero_pages;    /* of these, zero: dropped without being stored */
+	uint64_t left_pages;    /* asked for and not done */
+	uint64_t elapsed_ns;
+};
+
+/* Takes up to `pages` pages from the guest into the tier; returns when done.
+ * Pinned pages and pages written meanwhile stay.
+ *   -ENOENT  no such guest   -EINVAL  no such tier
+ *   -ENOTCONN  not attached yet
+ *   -ENOSPC  the tier is full: *res says what was done before that
+ *   -EIO     the tier failed: likewise */
+int uvmm_guest_reclaim(uvmm_engine *e, uint64_t id, uint64_t pages, uint32_t tier,
+		       struct uvmm_job_result *res);
+
+/* Brings stored pages back, as far as machine memory allows without reclaim.
+ *   -ENOENT, -ENOTCONN
+ *   -ENOMEM  stopped early for lack of machine memory   -EIO  a page is damaged */
+int uvmm_guest_restore(uvmm_engine *e, uint64_t id, struct uvmm_job_result *res);
+
+struct uvmm_guest_stats {
+	uint64_t id;
+	char name[UVMM_CORE_NAME_BYTES];
+	int32_t pid;
+	uint32_t uid;
+	uint32_t attached;              /* 1 once its memory is mapped */
+	uint32_t threads;               /* of the process, without ours */
+	uint64_t min_pages, max_pages, target_pages;
+	uint64_t resident_pages, swapped_pages, untouched_pages, pinned_pages;
+	uint64_t faults;                /* served: loads, fresh pages, write-protect */
+	uint64_t pages_in, pages_out;   /* read from and written to tiers */
+	uint64_t zero_dropped;          /* zero pages reclaimed without storing */
+	uint64_t aborted;               /* reclaim lost to a write of the guest */
+	uint64_t damaged_pages;         /* lost: checksum or I/O error */
+	uint64_t stall_ns;              /* thread time waiting, with waits going on */
+};
+
+struct uvmm_machine_stats {
+	uint64_t now_ns;
+	uint64_t total_pages;           /* the budget */
+	uint64_t tmpfs_pages;           /* what the kernel says machine memory holds */
+	uint64_t daemon_pages;          /* resident in the daemon, without tmpfs */
+	uint64_t guest_pages;           /* of tmpfs_pages: guests' own */
+	uint64_t swap_total_pages, swap_used_pages;
+	uint32_t pressure;              /* enum uvmm_pressure_level of protocol.h */
+	uint32_t via;
+	uint64_t reclaimed_pages;       /* by the background reclaimer */
+	uint64_t refused;               /* guests refused memory */
+	uint64_t damaged_pages;
+};
+
+/* Fills *m and up to cap guests; *n is how many there are. */
+int uvmm_snapshot(uvmm_engine *e, struct uvmm_machine_stats *m,
+		  struct uvmm_guest_stats *guests, size_t cap, size_t *n);
+
+/* One guest by name.  -ENOENT */
+int uvmm_guest_find(uvmm_engine *e, const char *name, struct uvmm_guest_stats *out);
+
+enum uvmm_event_kind {
+	UVMM_EVENT_LOG = 1,             /* text, for the log */
+	UVMM_EVENT_ATTACHED = 2,
+	UVMM_EVENT_ENDED = 3,           /* the guest is gone, all of it freed */
+	UVMM_EVENT_REFUSED = 4,         /* text: why it was refused memory */
+	UVMM_EVENT_DAMAGED = 5,         /* text: which page, why */
+};
+
+struct uvmm_event {
+	uint64_t at_ns;
+	uint64_t guest_id;              /* 0: none */
+	uint32_t kind;                  /* enum uvmm_event_kind */
+	char text[UVMM_ERR_BYTES];
+};
+
+/* A descriptor that polls readable while events wait; owned by the engine. */
+int uvmm_event_fd(uvmm_engine *e);
+/* Takes the oldest event.  -EAGAIN  none. When too many wait the oldest LOG
+ * events are dropped and counted in a LOG event. */
+int uvmm_event_next(uvmm_engine *e, struct uvmm_event *out);
+
+/* --- content: pure functions ------------------------------------------------ */
+
+/* 1 if all `bytes` (a multiple of 64) are zero. */
+int uvmm_is_zero(const void *data, size_t bytes);
+/* The checksum that a stored page carries; the seed is its place. */
+uint32_t uvmm_checksum(const void *page, uint64_t seed);
+
+#endif /* UVMM_CORE_H */
