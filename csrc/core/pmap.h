@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * pmap - per guest, where each page (PPN) is now: one atomic 64-bit entry.
+ *
+ *   Life of a page
+ *     PRESENT     with the kernel: in the guest's file, or a hole that was never
+ *                 written (or holds only zeros) and reads as zeros. The file
+ *                 itself says which. What every page starts as.
+ *     EVICTING    a reclaimer has write-protected it and copies it out. Its
+ *                 content is still in the file. A writer's fault takes it to
+ *                 RELEASING, a pin to PRESENT: the reclaimer has then lost.
+ *     PUNCHING    the copy is stored and verified, the hole is being punched.
+ *                 Only the reclaimer leaves this state: the commit point of a
+ *                 reclaim is EVICTING -> PUNCHING.
+ *     STORED      the tier and handle in the entry have it; the file has a hole
+ *                 there and the chunk is armed, so no access can see that hole.
+ *     LOADING     somebody reads it from its tier; the entry keeps the handle.
+ *     RELEASING   somebody takes its write protection off.
+ *     DISCARDING  somebody punches it away at the guest's wish.
+ *     DAMAGED     its stored copy failed; accesses get SIGBUS. For good.
+ *
+ *   EVICTING, PUNCHING, LOADING, RELEASING and DISCARDING have an owner: the
+ *   thread that made the transition. Faults on such a page are not queued: the
+ *   owner wakes all waiters of the page after it has left the state, and they
+ *   fault anew.
+ *
+ *   Units    pages. Errors 0 or -errno.
+ *   Threads  entries and chunk words are atomic; init and fini are exclusive.
+ *   Cost     8 bytes a page and 4 a chunk, both only where a page was ever
+ *            moved: the table is a sparse file in machine memory.
+ */
+#ifndef PMAP_H
+#define PMAP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "uvmm/protocol.h"
+
+enum page_state {
+	PAGE_PRESENT = 0,
+	PAGE_EVICTING = 1,
+	PAGE_PUNCHING = 2,
+	PAGE_STORED = 3,
+	PAGE_LOADING = 4,
+	PAGE_RELEASING = 5,
+	PAGE_DISCARDING = 6,
+	PAGE_DAMAGED = 7,
+};
+
+#define PMAP_PINS_MAX 15u
+
+/* An entry: state in bits 0-3, pins in 4-7, tier in 8-11, handle in 12-63. */
+typedef uint64_t pmap_entry;
+
+static inline enum page_state pmap_state(pmap_entry e)
+{
+	return (enum page_state)(e & 0xf);
+}
+
+static inline unsigned pmap_pins(pmap_entry e)
+{
+	return (unsigned)(e >> 4) & 0xf;
+}
+
+static inline unsigned pmap_tier(pmap_entry e)
+{
+	return (unsigned)(e >> 8) & 0xf;
+}
+
+static inline uint64_t pmap_handle(pmap_entry e)
+{
+	return e >> 12;
+}
+
+static inline pmap_entry pmap_make(enum page_state s, unsigned pins)
+{
+	return (uint64_t)s | (uint64_t)pins << 4;
+}
+
+static inline pmap_entry pmap_stored(unsigned tier, uint64_t handle)
+{
+	return (uint64_t)PAGE_STORED | (uint64_t)tier << 8 | handle << 12;
+}
+
+static inline pmap_entry pmap_with_state(pmap_entry e, enum page_state s)
+{
+	return (e & ~0xfull) | (uint64_t)s;
+}
+
+struct pmap {
+	uint64_t pages;                 /* immutable after init */
+	uint64_t chunks;                /* immutable after init */
+	_Atomic uint64_t *entries;      /* [pages] */
+	_Atomic uint32_t *chunk;        /* [chunks]: see below */
+	uint64_t map_bytes;
+};
+
+/* A chunk word: absent pages in the low 16 bits (those that are, or are about to
+ * be, STORED, LOADING or DAMAGED), and the bit of the one who reclaims in it. */
+#define CHUNK_ABSENT_MASK 0xffffu
+#define CHUNK_BUSY 0x10000u
+
+/* Maps the table over fd, an empty file that is given its size here; the caller
+ * may close fd.  -ENOMEM, -ENOSPC, ... */
+int pmap_init(struct pmap *p, int fd, uint64_t pages);
+void pmap_fini(struct pmap *p);
+
+static inline pmap_entry pmap_get(const struct pmap *p, uint64_t ppn)
+{
+	return atomic_load(&p->entries[ppn]);
+}
+
+/* Only for the owner of the page's transient state. */
+static inline void pmap_set(struct pmap *p, uint64_t ppn, pmap_entry e)
+{
+	atomic_store(&p->entries[ppn], e);
+}
+
+/* From *e to want; on failure *e is what is there now. */
+static inline bool pmap_move(struct pmap *p, uint64_t ppn, pmap_entry *e,
+			     pmap_entry want)
+{
+	return atomic_compare_exchange_strong(&p->entries[ppn], e, want);
+}
+
+static inline uint32_t pmap_chunk_absent(const struct pmap *p, uint64_t chunk)
+{
+	return atomic_load(&p->chunk[chunk]) & CHUNK_ABSENT_MASK;
+}
+
+static inline void pmap_chunk_add(struct pmap *p, uint64_t ppn, uint32_t pages)
+{
+	atomic_fetch_add(&p->chunk[ppn / UVMM_CHUNK_PAGES], pages);
+}
+
+static inline void pmap_chunk_sub(struct pmap *p, uint64_t ppn, uint32_t pages)
+{
+	atomic_fetch_sub(&p->chunk[ppn / UVMM_CHUNK_PAGES], pages);
+}
+
+/* Becomes the only reclaimer in a chunk; false if there is one. */
+static inline bool pmap_chunk_claim(struct pmap *p, uint64_t chunk)
+{
+	return !(atomic_fetch_or(&p->chunk[chunk], CHUNK_BUSY) & CHUNK_BUSY);
+}
+
+static inline void pmap_chunk_release(struct pmap *p, uint64_t chunk)
+{
+	atomic_fetch_and(&p->chunk[chunk], ~CHUNK_BUSY);
+}
+
+#endif /* PMAP_H */
