@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT */
+#include "machine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "uvmm/protocol.h"
+
+#define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+
+static int write_setting(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	n = write(fd, value, strlen(value));
+	close(fd);
+	return n < 0 ? -errno : 0;
+}
+
+/* The word in brackets is the one in force. */
+static bool setting_is(const char *path, const char *bracketed)
+{
+	char text[256];
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return false;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	return strstr(text, bracketed);
+}
+
+int machine_start(struct machine *m, const char *run_dir, uint64_t pages, bool thp,
+		  char *err, size_t err_bytes)
+{
+	char options[96];
+	int rc;
+
+	*m = (struct machine){ .dirfd = -1 };
+	snprintf(m->dir, sizeof(m->dir), "%s/machine", run_dir);
+	if (mkdir(m->dir, 0700) && errno != EEXIST) {
+		rc = -errno;
+		snprintf(err, err_bytes, "cannot make %s: %s", m->dir, strerror(-rc));
+		return rc;
+	}
+	snprintf(options, sizeof(options), "huge=advise,mode=0700,size=%llu",
+		 (unsigned long long)pages * UVMM_PAGE_SIZE);
+	if (mount("uvmm", m->dir, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)) {
+		rc = -errno;
+		snprintf(err, err_bytes, "cannot mount machine memory at %s: %s%s", m->dir,
+			 strerror(-rc), rc == -EPERM ? " (uvmm needs root)" : "");
+		rmdir(m->dir);
+		return rc;
+	}
+	m->mounted = true;
+	m->dirfd = open(m->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (m->dirfd < 0) {
+		rc = -errno;
+		snprintf(err, err_bytes, "cannot open %s: %s", m->dir, strerror(-rc));
+		machine_stop(m);
+		return rc;
+	}
+	if (thp && setting_is(SHMEM_ENABLED, "[never]"))
+		m->shmem_changed = !write_setting(SHMEM_ENABLED, "advise");
+	return 0;
+}
+
+void machine_stop(struct machine *m)
+{
+	if (m->shmem_changed && setting_is(SHMEM_ENABLED, "[advise]"))
+		write_setting(SHMEM_ENABLED, "never");
+	if (m->dirfd >= 0)
+		close(m->dirfd);
+	if (m->mounted && !umount2(m->dir, MNT_DETACH))
+		rmdir(m->dir);
+	*m = (struct machine){ .dirfd = -1 };
+}
+
+int machine_create(const struct machine *m, const char *name, uint64_t pages, int *fd)
+{
+	int rc;
+
+	*fd = openat(m->dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (*fd < 0)
+		return -errno;
+	if (pages && ftruncate(*fd, (off_t)(pages * UVMM_PAGE_SIZE))) {
+		rc = -errno;
+		close(*fd);
+		machine_remove(m, name);
+		return rc;
+	}
+	return 0;
+}
+
+void machine_remove(const struct machine *m, const char *name)
+{
+	unlinkat(m->dirfd, name, 0);
+}
+
+uint64_t machine_used_pages(const struct machine *m)
+{
+	struct statfs s;
+
+	if (fstatfs(m->dirfd, &s))
+		return 0;
+	return (uint64_t)(s.f_blocks - s.f_bfree);
+}
+
+uint64_t machine_file_pages(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) ? 0 : (uint64_t)st.st_blocks * 512 / UVMM_PAGE_SIZE;
+}
+
+uint64_t machine_daemon_pages(void)
+{
+	static const char *const fields[] = { "RssAnon:", "RssFile:" };
+	char text[4096];
+	uint64_t kib = 0;
+	size_t i;
+	ssize_t n;
+	int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return 0;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	for (i = 0; i < sizeof(fields) / sizeof(*fields); i++) {
+		const char *at = strstr(text, fields[i]);
+
+		if (at)
+			kib += strtoull(at + strlen(fields[i]), NULL, 10);
+	}
+	return kib * 1024 / UVMM_PAGE_SIZE;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * machine - machine memory: a tmpfs of the daemon's own with large pages, one
+ * file a guest and one a page map, and the system settings it needs.
+ *
+ *   Units    pages. Errors 0 or -errno.
+ *   Threads  start and stop are exclusive, the others may be called by any.
+ */
+#ifndef MACHINE_H
+#define MACHINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct machine {
+	char dir[240];          /* mount point; immutable after start */
+	int dirfd;
+	bool mounted;
+	bool shmem_changed;     /* shmem_enabled was set by us, to be restored */
+};
+
+/* Mounts the tmpfs at <run_dir>/machine (0700), `pages` large. With thp also
+ * lets large pages through FUSE mappings, which needs the system's setting
+ * shmem_enabled to be `advise` or more; stop() puts it back. */
+int machine_start(struct machine *m, const char *run_dir, uint64_t pages, bool thp,
+		  char *err, size_t err_bytes);
+void machine_stop(struct machine *m);
+
+/* A new empty file of that name, 0600, read-write, sparse. The caller owns the
+ * descriptor. machine_remove() unlinks it. */
+int machine_create(const struct machine *m, const char *name, uint64_t pages, int *fd);
+void machine_remove(const struct machine *m, const char *name);
+
+/* Pages that the kernel says the tmpfs holds. */
+uint64_t machine_used_pages(const struct machine *m);
+/* Pages of one file. */
+uint64_t machine_file_pages(int fd);
+/* Pages resident in this process besides those of a tmpfs. */
+uint64_t machine_daemon_pages(void);
+
+#endif /* MACHINE_H */
