@@ -5,6 +5,8 @@
  * to the guest's file in machine memory (Linux 6.9, FUSE_PASSTHROUGH).
  *
  *   It is flat, its root lists the guests; size and owner are the guest's.
+ *   A file is for mmap: read(2) and write(2) are EOPNOTSUPP, since they would
+ *   see absent pages as zeros and pass userfaultfd by.
  *   OPEN by any process but the guest's (thread group, and uid) is EACCES.
  *   FALLOCATE of a hole is handed to ops->punch, since the kernel does not pass
  *   it through. Everything else that would change the tree is EPERM.
@@ -59,7 +61,9 @@ int memfs_start(const char *dir, const struct memfs_ops *ops, void *ctx,
 void memfs_stop(struct memfs *m);
 
 /* The guest with that number has gone: forget what was kept for it (its
- * backing registration, the kernel's cached entry). */
+ * backing registration, the kernel's cached entry). Call it once by_name does
+ * not find the guest any more. It waits for lookups in progress: hold no lock
+ * that ops take. */
 void memfs_forget(struct memfs *m, uint64_t ino, const char *name);
 
 #endif /* MEMFS_H */

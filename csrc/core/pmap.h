@@ -8,18 +8,19 @@
  *                 itself says which. What every page starts as.
  *     EVICTING    a reclaimer has write-protected it and copies it out. Its
  *                 content is still in the file. A writer's fault takes it to
- *                 RELEASING, a pin to PRESENT: the reclaimer has then lost.
+ *                 HELD, a pin to PRESENT: the reclaimer has then lost.
  *     PUNCHING    the copy is stored and verified, the hole is being punched.
  *                 Only the reclaimer leaves this state: the commit point of a
  *                 reclaim is EVICTING -> PUNCHING.
  *     STORED      the tier and handle in the entry have it; the file has a hole
  *                 there and the chunk is armed, so no access can see that hole.
  *     LOADING     somebody reads it from its tier; the entry keeps the handle.
- *     RELEASING   somebody takes its write protection off.
+ *     HELD        a fault thread takes its write protection off, or puts zeros
+ *                 into a hole.
  *     DISCARDING  somebody punches it away at the guest's wish.
  *     DAMAGED     its stored copy failed; accesses get SIGBUS. For good.
  *
- *   EVICTING, PUNCHING, LOADING, RELEASING and DISCARDING have an owner: the
+ *   EVICTING, PUNCHING, LOADING, HELD and DISCARDING have an owner: the
  *   thread that made the transition. Faults on such a page are not queued: the
  *   owner wakes all waiters of the page after it has left the state, and they
  *   fault anew.
@@ -44,7 +45,7 @@ enum page_state {
 	PAGE_PUNCHING = 2,
 	PAGE_STORED = 3,
 	PAGE_LOADING = 4,
-	PAGE_RELEASING = 5,
+	PAGE_HELD = 5,
 	PAGE_DISCARDING = 6,
 	PAGE_DAMAGED = 7,
 };

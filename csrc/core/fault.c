@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+#include "fault.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "engine.h"
+#include "load.h"
+#include "uffd.h"
+
+#define MESSAGES 16
+#define EVENTS 16
+
+void fault_poison(struct guest *g, uint64_t ppn)
+{
+	uint64_t addr = guest_addr(g, ppn);
+
+	/* A write-protect marker that is left there would keep poison out. */
+	uffd_unprotect(g->uffd, addr, UVMM_PAGE_SIZE);
+	uffd_poison(g->uffd, addr, UVMM_PAGE_SIZE);
+	guest_wake(g, ppn, 1);
+}
+
+static bool is_owned(enum page_state s)
+{
+	return s == PAGE_PUNCHING || s == PAGE_LOADING || s == PAGE_HELD ||
+	       s == PAGE_DISCARDING;
+}
+
+/* The page's owner, or the bringer of memory, will wake the thread. If it has
+ * done so meanwhile it did not know of this stall. */
+static void wait_for_owner(struct guest *g, uint64_t ppn, const struct uffd_message *m,
+			   uint64_t now_ns)
+{
+	guest_stall_begin(g, m->tid, m->addr, now_ns);
+	if (!is_owned(pmap_state(pmap_get(&g->pmap, ppn))))
+		guest_wake(g, ppn, 1);
+}
+
+static void write_protected(struct guest *g, uint64_t ppn, const struct uffd_message *m,
+			    uint64_t now_ns)
+{
+	pmap_entry e = pmap_get(&g->pmap, ppn), held;
+	bool evicting;
+
+	do {
+		evicting = pmap_state(e) == PAGE_EVICTING;
+		if (!evicting && pmap_state(e) != PAGE_PRESENT) {
+			if (is_owned(pmap_state(e)))
+				wait_for_owner(g, ppn, m, now_ns);
+			else
+				guest_wake(g, ppn, 1);
+			return;
+		}
+		held = pmap_with_state(e, PAGE_HELD);
+	} while (!pmap_move(&g->pmap, ppn, &e, held));
+
+	if (evicting)
+		atomic_fetch_add(&g->aborted, 1);
+	uffd_unprotect(g->uffd, m->addr, UVMM_PAGE_SIZE);
+	pmap_set(&g->pmap, ppn, pmap_with_state(held, PAGE_PRESENT));
+	guest_wake(g, ppn, 1);
+}
+
+static void refuse(struct uvmm_engine *e, struct guest *g, uint64_t ppn)
+{
+	uint64_t slots = 0, used = 0;
+
+	e->tier[UVMM_TIER_SWAP]->ops->usage(e->tier[UVMM_TIER_SWAP], &slots, &used);
+	atomic_fetch_add(&e->refused, 1);
+	events_add(&e->events, UVMM_EVENT_REFUSED, g->id,
+		   "guest %s was refused a page: machine memory (%llu MiB) and swap (%llu MiB) are full",
+		   g->name, (unsigned long long)e->pressure.total_pages >> 8,
+		   (unsigned long long)slots >> 8);
+	session_notice(g, UVMM_NOTICE_REFUSED,
+		       "%s was refused more memory: machine memory (%llu MiB) and swap (%llu MiB) are both full; give the daemon more of either, or run fewer guests",
+		       g->name, (unsigned long long)e->pressure.total_pages >> 8,
+		       (unsigned long long)slots >> 8);
+	fault_poison(g, ppn);
+}
+
+static void no_memory(struct uvmm_engine *e, struct guest *g, uint64_t ppn,
+		      const struct uffd_message *m, bool growth, uint64_t now_ns)
+{
+	if (growth && atomic_load(&e->pressure.exhausted)) {
+		refuse(e, g, ppn);
+		return;
+	}
+	guest_stall_begin(g, m->tid, m->addr, now_ns);
+	pressure_wait(e, g, growth);
+}
+
+static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
+		    const struct uffd_message *m, uint64_t now_ns)
+{
+	struct uvmm_engine *e = t->engine;
+	enum page_state s = pmap_state(pmap_get(&g->pmap, ppn));
+	uint64_t lo, hi, loaded;
+	int rc;
+
+	switch (s) {
+	case PAGE_STORED:
+	case PAGE_PRESENT:
+		load_window(g, ppn, &lo, &hi);
+		rc = s == PAGE_STORED ?
+			load_pages(e, g, lo, hi, ppn, t->buffer, &loaded) :
+			load_zeros(e, g, ppn, hi);
+		if (rc == -ENOMEM)
+			no_memory(e, g, ppn, m, s == PAGE_PRESENT, now_ns);
+		else if (!rc && pmap_state(pmap_get(&g->pmap, ppn)) == PAGE_LOADING)
+			wait_for_owner(g, ppn, m, now_ns);
+		break;
+	case PAGE_DAMAGED:
+		fault_poison(g, ppn);
+		break;
+	case PAGE_EVICTING:
+		/* Its content is in the file: the fault is older than that. */
+		guest_wake(g, ppn, 1);
+		break;
+	default:
+		wait_for_owner(g, ppn, m, now_ns);
+	}
+}
+
+static void serve(struct fault_thread *t, struct guest *g)
+{
+	struct uffd_message m[MESSAGES];
+	int i, n;
+
+	if (!guest_enter(g))
+		return;
+	n = uffd_read(g->uffd, m, MESSAGES);
+	for (i = 0; i < n; i++) {
+		uint64_t now_ns = clock_ns();
+		uint64_t ppn = (m[i].addr - g->base) >> UVMM_PAGE_SHIFT;
+
+		if (m[i].addr < g->base || ppn >= g->max_pages)
+			continue;
+		atomic_fetch_add(&g->faults, 1);
+		if (m[i].fault == UFFD_FAULT_WRITE_PROTECTED)
+			write_protected(g, ppn, &m[i], now_ns);
+		else
+			missing(t, g, ppn, &m[i], now_ns);
+		if (!atomic_load(&g->waiting))
+			atomic_fetch_add(&g->stall_ns, clock_ns() - now_ns);
+	}
+	guest_leave(g);
+}
+
+static void pin(const struct fault_thread *t)
+{
+	cpu_set_t set;
+
+	if (t->cpu < 0)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(t->cpu, &set);
+	pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+}
+
+static void *fault_main(void *arg)
+{
+	struct fault_thread *t = arg;
+	struct epoll_event ev[EVENTS];
+	int i, n;
+
+	pin(t);
+	for (;;) {
+		n = epoll_wait(t->epoll, ev, EVENTS, -1);
+		for (i = 0; i < n; i++) {
+			if (!ev[i].data.ptr)
+				return NULL;
+			serve(t, ev[i].data.ptr);
+		}
+	}
+}
+
+static int start_thread(struct uvmm_engine *e, int cpu)
+{
+	struct fault_thread *t = &e->faults.thread[e->faults.threads];
+	struct epoll_event ev = { .events = EPOLLIN };
+
+	*t = (struct fault_thread){ .engine = e, .cpu = cpu, .epoll = -1 };
+	e->faults.threads++;
+	t->buffer = load_buffer_new();
+	if (!t->buffer)
+		return -ENOMEM;
+	t->epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (t->epoll < 0 || epoll_ctl(t->epoll, EPOLL_CTL_ADD, e->faults.stop_fd, &ev))
+		return -errno;
+	if (pthread_create(&t->thread, NULL, fault_main, t))
+		return -EAGAIN;
+	t->runs = true;
+	return 0;
+}
+
+int fault_start(struct uvmm_engine *e)
+{
+	cpu_set_t set;
+	int cpu, rc = 0;
+
+	e->faults.threads = 0;
+	e->faults.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (e->faults.stop_fd < 0)
+		return -errno;
+	if (sched_getaffinity(0, sizeof(set), &set))
+		CPU_ZERO(&set);
+	for (cpu = 0; !rc && cpu < CPU_SETSIZE && e->faults.threads < FAULT_THREADS_MAX; cpu++)
+		if (CPU_ISSET(cpu, &set))
+			rc = start_thread(e, cpu);
+	if (!rc && !e->faults.threads)
+		rc = start_thread(e, -1);
+	if (rc)
+		fault_stop(e);
+	return rc;
+}
+
+void fault_stop(struct uvmm_engine *e)
+{
+	int i;
+
+	eventfd_write(e->faults.stop_fd, 1);
+	for (i = 0; i < e->faults.threads; i++) {
+		struct fault_thread *t = &e->faults.thread[i];
+
+		if (t->runs)
+			pthread_join(t->thread, NULL);
+		if (t->epoll >= 0)
+			close(t->epoll);
+		load_buffer_free(t->buffer);
+	}
+	e->faults.threads = 0;
+	close(e->faults.stop_fd);
+}
+
+int fault_add(struct uvmm_engine *e, struct guest *g)
+{
+	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = g };
+	int i;
+
+	for (i = 0; i < e->faults.threads; i++) {
+		if (epoll_ctl(e->faults.thread[i].epoll, EPOLL_CTL_ADD, g->uffd, &ev)) {
+			int rc = -errno;
+
+			fault_remove(e, g);
+			return rc;
+		}
+	}
+	return 0;
+}
+
+void fault_remove(struct uvmm_engine *e, struct guest *g)
+{
+	int i;
+
+	for (i = 0; i < e->faults.threads; i++)
+		epoll_ctl(e->faults.thread[i].epoll, EPOLL_CTL_DEL, g->uffd, NULL);
+}

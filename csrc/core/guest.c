@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: MIT */
+#include "guest.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "locks.h"
+#include "machine.h"
+#include "uffd.h"
+
+#define PMAP_NAME_BYTES 40
+
+int registry_init(struct registry *r)
+{
+	memset(r, 0, sizeof(*r));
+	return -pthread_mutex_init(&r->lock, NULL);
+}
+
+void registry_fini(struct registry *r)
+{
+	size_t i;
+
+	for (i = 0; i < r->slots; i++) {
+		pthread_mutex_destroy(&r->slot[i]->attach_lock);
+		pthread_mutex_destroy(&r->slot[i]->arm_lock);
+		pthread_mutex_destroy(&r->slot[i]->wait_lock);
+		free(r->slot[i]);
+	}
+	pthread_mutex_destroy(&r->lock);
+}
+
+static struct guest *find_locked(struct registry *r, uint64_t id, const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < r->slots; i++) {
+		struct guest *g = r->slot[i];
+
+		if (atomic_load(&g->state) == GUEST_FREE)
+			continue;
+		if (name ? !strcmp(g->name, name) : g->id == id)
+			return g;
+	}
+	return NULL;
+}
+
+struct guest *guest_by_id(struct registry *r, uint64_t id)
+{
+	struct guest *g;
+
+	lock(&r->lock);
+	g = find_locked(r, id, NULL);
+	unlock(&r->lock);
+	return g;
+}
+
+struct guest *guest_by_name(struct registry *r, const char *name)
+{
+	struct guest *g;
+
+	lock(&r->lock);
+	g = find_locked(r, 0, name);
+	unlock(&r->lock);
+	return g;
+}
+
+struct guest *guest_next_entered(struct registry *r, size_t *at)
+{
+	struct guest *found = NULL;
+
+	lock(&r->lock);
+	while (!found && *at < r->slots) {
+		struct guest *g = r->slot[(*at)++];
+
+		if (guest_enter(g))
+			found = g;
+	}
+	unlock(&r->lock);
+	return found;
+}
+
+static struct guest *free_slot_locked(struct registry *r)
+{
+	struct guest *g;
+	size_t i;
+
+	for (i = 0; i < r->slots; i++)
+		if (atomic_load(&r->slot[i]->state) == GUEST_FREE)
+			return r->slot[i];
+	if (r->slots == UVMM_GUESTS_MAX)
+		return NULL;
+	g = calloc(1, sizeof(*g));
+	if (!g)
+		return NULL;
+	pthread_mutex_init(&g->attach_lock, NULL);
+	pthread_mutex_init(&g->arm_lock, NULL);
+	pthread_mutex_init(&g->wait_lock, NULL);
+	g->uffd = g->memfd = g->pidfd = -1;
+	r->slot[r->slots++] = g;
+	return g;
+}
+
+static int open_files(struct guest *g, const struct machine *m)
+{
+	char pmap_name[PMAP_NAME_BYTES], mem_name[PMAP_NAME_BYTES];
+	int fd, rc;
+
+	snprintf(mem_name, sizeof(mem_name), "%llu.mem", (unsigned long long)g->id);
+	snprintf(pmap_name, sizeof(pmap_name), "%llu.pmap", (unsigned long long)g->id);
+	rc = machine_create(m, mem_name, g->max_pages, &g->memfd);
+	if (rc)
+		return rc;
+	rc = machine_create(m, pmap_name, 0, &fd);
+	if (rc)
+		goto no_pmap;
+	rc = pmap_init(&g->pmap, fd, g->max_pages);
+	close(fd);
+	if (rc)
+		goto no_map;
+	g->armed = calloc(g->pmap.chunks, 1);
+	if (g->armed)
+		return 0;
+	rc = -ENOMEM;
+	pmap_fini(&g->pmap);
+no_map:
+	machine_remove(m, pmap_name);
+no_pmap:
+	machine_remove(m, mem_name);
+	close(g->memfd);
+	g->memfd = -1;
+	return rc;
+}
+
+static void close_files(struct guest *g, const struct machine *m)
+{
+	char name[PMAP_NAME_BYTES];
+
+	/* Also frees it for a straggler that still has the file open. */
+	if (ftruncate(g->memfd, 0))
+		return;
+	close(g->memfd);
+	g->memfd = -1;
+	snprintf(name, sizeof(name), "%llu.mem", (unsigned long long)g->id);
+	machine_remove(m, name);
+	pmap_fini(&g->pmap);
+	snprintf(name, sizeof(name), "%llu.pmap", (unsigned long long)g->id);
+	machine_remove(m, name);
+	free(g->armed);
+	g->armed = NULL;
+}
+
+static void reset(struct guest *g, uint64_t id, const struct uvmm_guest_config *cfg)
+{
+	size_t i;
+
+	g->id = id;
+	memcpy(g->name, cfg->name, sizeof(g->name));
+	memcpy(g->token, cfg->token, sizeof(g->token));
+	g->min_pages = cfg->min_pages;
+	g->max_pages = cfg->max_pages;
+	g->pid = cfg->pid;
+	g->uid = cfg->uid;
+	g->gid = cfg->gid;
+	atomic_store(&g->target_pages, cfg->target_pages);
+	memset(g->waiters, 0, sizeof(g->waiters));
+	atomic_store(&g->waiting, 0);
+	atomic_store(&g->wants_memory, false);
+	atomic_store(&g->wants_growth, false);
+	atomic_store(&g->control_fd, -1);
+	atomic_store(&g->agent_fd, -1);
+	atomic_store(&g->watch_fd, -1);
+	atomic_store(&g->hand, 0);
+	for (i = 0; i < GUEST_STREAMS; i++)
+		atomic_store(&g->stream_end[i], UINT64_MAX);
+	atomic_store(&g->stored_pages, 0);
+	atomic_store(&g->pinned_pages, 0);
+	atomic_store(&g->faults, 0);
+	atomic_store(&g->pages_in, 0);
+	atomic_store(&g->pages_out, 0);
+	atomic_store(&g->zero_dropped, 0);
+	atomic_store(&g->aborted, 0);
+	atomic_store(&g->damaged_pages, 0);
+	atomic_store(&g->stall_ns, 0);
+}
+
+static int check_config(const struct uvmm_guest_config *cfg, char *err, size_t err_bytes)
+{
+	if (!cfg->name[0] || !memchr(cfg->name, '\0', sizeof(cfg->name)) ||
+	    strchr(cfg->name, '/')) {
+		snprintf(err, err_bytes, "a guest's name has 1 to %u bytes and no '/'",
+			 UVMM_NAME_MAX);
+		return -EINVAL;
+	}
+	if (!cfg->max_pages || cfg->max_pages % UVMM_CHUNK_PAGES ||
+	    cfg->max_pages > 1ull << 36 || cfg->min_pages > cfg->max_pages) {
+		snprintf(err, err_bytes,
+			 "max must be a multiple of 2 MiB and not under min, got max %llu min %llu pages",
+			 (unsigned long long)cfg->max_pages,
+			 (unsigned long long)cfg->min_pages);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+int guest_create(struct registry *r, const struct machine *m,
+		 const struct uvmm_guest_config *cfg, struct guest **out,
+		 char *err, size_t err_bytes)
+{
+	struct guest *g;
+	int rc, pidfd;
+
+	rc = check_config(cfg, err, err_bytes);
+	if (rc)
+		return rc;
+	pidfd = (int)syscall(SYS_pidfd_open, cfg->pid, 0);
+	if (pidfd < 0) {
+		rc = -errno;
+		snprintf(err, err_bytes, "process %d: %s", cfg->pid, strerror(-rc));
+		return rc;
+	}
+	lock(&r->lock);
+	if (find_locked(r, 0, cfg->name)) {
+		snprintf(err, err_bytes, "a guest named %s is running", cfg->name);
+		rc = -EEXIST;
+		goto fail;
+	}
+	g = free_slot_locked(r);
+	if (!g) {
+		snprintf(err, err_bytes, "there are %d guests, the most there can be",
+			 UVMM_GUESTS_MAX);
+		rc = -ENOSPC;
+		goto fail;
+	}
+	reset(g, r->last_id + 1, cfg);
+	rc = open_files(g, m);
+	if (rc) {
+		snprintf(err, err_bytes, "machine memory has no room for %s: %s", cfg->name,
+			 strerror(-rc));
+		goto fail;
+	}
+	r->last_id++;
+	g->pidfd = pidfd;
+	atomic_store(&g->state, GUEST_REGISTERED);
+	unlock(&r->lock);
+	*out = g;
+	return 0;
+fail:
+	unlock(&r->lock);
+	close(pidfd);
+	return rc;
+}
+
+void guest_destroy(struct registry *r, const struct machine *m, struct guest *g)
+{
+	close_files(g, m);
+	lock(&r->lock);
+	close(g->pidfd);
+	g->pidfd = -1;
+	atomic_store(&g->state, GUEST_FREE);
+	unlock(&r->lock);
+}
+
+int guest_attach(struct guest *g, int uffd, uint64_t base)
+{
+	int rc = 0;
+
+	lock(&g->attach_lock);
+	if (atomic_load(&g->attached)) {
+		rc = -EBUSY;
+	} else if (atomic_load(&g->state) == GUEST_ENDING) {
+		rc = -ESRCH;
+	} else if (uffd_register(uffd, base, g->max_pages << UVMM_PAGE_SHIFT, false)) {
+		rc = -EINVAL;
+	} else {
+		memset(g->armed, 0, g->pmap.chunks);
+		g->uffd = uffd;
+		g->base = base;
+		atomic_store(&g->state, GUEST_ATTACHED);
+		atomic_store(&g->attached, true);
+	}
+	unlock(&g->attach_lock);
+	return rc;
+}
+
+void guest_detach(struct guest *g)
+{
+	lock(&g->attach_lock);
+	atomic_store(&g->attached, false);
+	while (atomic_load(&g->inside))
+		clock_sleep_ns(NS_PER_MS / 20);
+	if (g->uffd >= 0)
+		close(g->uffd);
+	g->uffd = -1;
+	unlock(&g->attach_lock);
+}
+
+bool guest_enter(struct guest *g)
+{
+	atomic_fetch_add(&g->inside, 1);
+	if (atomic_load(&g->attached))
+		return true;
+	atomic_fetch_sub(&g->inside, 1);
+	return false;
+}
+
+void guest_leave(struct guest *g)
+{
+	atomic_fetch_sub(&g->inside, 1);
+}

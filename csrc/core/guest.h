@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * guest - one guest: its file, page map, mapping and counters, and its life.
+ *
+ *   Life     FREE -> REGISTERED (create) -> ATTACHED (attach, on MAPPED) ->
+ *            ENDING (its process has gone) -> FREE. A program that executes
+ *            another attaches again: ATTACHED -> REGISTERED -> ATTACHED.
+ *   Leaving ATTACHED has two phases: `attached` is cleared, so that nobody new
+ *   gets in by guest_enter(), then it waits until all who are in have left.
+ *   Within guest_enter() and guest_leave() the mapping, the page map and the
+ *   file stay.
+ *
+ *   struct guest lives in a slot that is never freed while the engine runs, so
+ *   that a stale pointer (from epoll) may be entered: that fails, or finds the
+ *   slot's next guest, whose descriptor then has nothing to read.
+ *
+ *   Units    pages; addresses in bytes.
+ *   Errors   0 or a negative errno.
+ */
+#ifndef GUEST_H
+#define GUEST_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pmap.h"
+#include "uvmm_core.h"
+
+enum guest_state { GUEST_FREE = 0, GUEST_REGISTERED, GUEST_ATTACHED, GUEST_ENDING };
+
+#define GUEST_WAITERS_MAX 64u
+#define GUEST_STREAMS 4u
+
+struct guest_waiter {
+	uint64_t addr;
+	uint64_t since_ns;
+	uint32_t tid;           /* 0: free */
+};
+
+struct guest {
+	/* Immutable from create to end. */
+	uint64_t id;
+	char name[UVMM_CORE_NAME_BYTES];
+	uint8_t token[UVMM_CORE_TOKEN_BYTES];
+	uint64_t min_pages, max_pages;
+	int32_t pid;
+	uint32_t uid, gid;
+	int pidfd;
+	int memfd;              /* its file in machine memory */
+	struct pmap pmap;
+
+	_Atomic uint32_t state;         /* enum guest_state */
+	_Atomic uint64_t target_pages;
+
+	pthread_mutex_t attach_lock;    /* guards attaching; and: */
+	int uffd;                       /* changed only when nobody is in */
+	uint64_t base;                  /* likewise */
+	_Atomic bool attached;          /* may be entered */
+	_Atomic int inside;             /* how many have */
+
+	pthread_mutex_t arm_lock;       /* guards below */
+	uint8_t *armed;                 /* [chunks] registered for MISSING */
+
+	pthread_mutex_t wait_lock;      /* guards waiters */
+	struct guest_waiter waiters[GUEST_WAITERS_MAX];
+	_Atomic uint32_t waiting;       /* how many waiters are taken */
+	_Atomic bool wants_memory;      /* some of them wait for machine memory */
+	_Atomic bool wants_growth;      /* and of these some for a fresh page */
+
+	_Atomic int control_fd, agent_fd, watch_fd;     /* -1: none; see session.h */
+
+	_Atomic uint64_t hand;          /* where reclaim goes on, a chunk number */
+	_Atomic uint64_t stream_end[GUEST_STREAMS];     /* see load.h */
+	_Atomic uint64_t stream_pages[GUEST_STREAMS];
+	_Atomic uint32_t stream_next;
+
+	/* Counters, as in struct uvmm_guest_stats. */
+	_Atomic uint64_t stored_pages, pinned_pages, faults, pages_in, pages_out;
+	_Atomic uint64_t zero_dropped, aborted, damaged_pages, stall_ns;
+};
+
+struct registry {
+	pthread_mutex_t lock;           /* guards below */
+	struct guest *slot[UVMM_GUESTS_MAX];
+	size_t slots;                   /* slots ever used */
+	uint64_t last_id;
+};
+
+int registry_init(struct registry *r);
+void registry_fini(struct registry *r);
+
+struct machine;
+
+/* Checks and takes the name, makes the file and the page map.
+ *   -EINVAL, -EEXIST, -ESRCH, -ENOSPC, with words in err */
+int guest_create(struct registry *r, const struct machine *m,
+		 const struct uvmm_guest_config *cfg, struct guest **out,
+		 char *err, size_t err_bytes);
+/* Frees what create made; the guest is detached. Its stored pages have been
+ * dropped by the caller. */
+void guest_destroy(struct registry *r, const struct machine *m, struct guest *g);
+
+/* Makes uffd (taken over) and base its mapping. -EBUSY if it is attached, else
+ * what uffd_register says; on failure uffd is left to the caller. */
+int guest_attach(struct guest *g, int uffd, uint64_t base);
+/* Waits until nobody is in, closes the userfaultfd. Fine if not attached. */
+void guest_detach(struct guest *g);
+
+/* True: the caller is in, and has to leave. */
+bool guest_enter(struct guest *g);
+void guest_leave(struct guest *g);
+
+/* By id or name: entered or not, only for a moment's look. NULL if unknown. */
+struct guest *guest_by_id(struct registry *r, uint64_t id);
+struct guest *guest_by_name(struct registry *r, const char *name);
+/* The next attached guest after slot *at (start with 0), entered; NULL at the
+ * end. */
+struct guest *guest_next_entered(struct registry *r, size_t *at);
+
+static inline uint64_t guest_addr(const struct guest *g, uint64_t ppn)
+{
+	return g->base + (ppn << UVMM_PAGE_SHIFT);
+}
+
+/* --- arming: which chunks are registered for MISSING faults ----------------- */
+
+/* Makes sure that an access to a hole in the chunk faults.  -ENOMEM, -ESRCH */
+int guest_arm_chunk(struct guest *g, uint64_t chunk);
+int guest_arm_all(struct guest *g);
+/* Disarms every chunk without absent pages. */
+void guest_disarm_idle(struct guest *g);
+
+/* --- stalls: thread time spent waiting -------------------------------------- */
+
+/* A thread that faulted at addr was not served at once. */
+void guest_stall_begin(struct guest *g, uint32_t tid, uint64_t addr, uint64_t since_ns);
+/* Whoever waited in [lo, hi) does not any more. */
+void guest_stall_end(struct guest *g, uint64_t lo, uint64_t hi, uint64_t now_ns);
+/* All waiting so far, with waits that go on. */
+uint64_t guest_stall_ns(struct guest *g, uint64_t now_ns);
+
+/* Wakes all who wait in the page range, and ends their stall. */
+void guest_wake(struct guest *g, uint64_t ppn, uint64_t pages);
+
+#endif /* GUEST_H */

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT
+ * Arming of chunks and the accounting of stalls; see guest.h. */
+#include <errno.h>
+#include <string.h>
+
+#include "clock.h"
+#include "guest.h"
+#include "locks.h"
+#include "uffd.h"
+
+static int register_chunks(struct guest *g, uint64_t chunk, uint64_t n, bool missing)
+{
+	enum uffd_result res;
+
+	res = uffd_register(g->uffd, guest_addr(g, chunk * UVMM_CHUNK_PAGES),
+			    n * UVMM_CHUNK_SIZE, missing);
+	if (res == UFFD_OK) {
+		memset(g->armed + chunk, missing, n);
+		return 0;
+	}
+	return res == UFFD_FULL ? -ENOMEM : -ESRCH;
+}
+
+int guest_arm_chunk(struct guest *g, uint64_t chunk)
+{
+	int rc = 0;
+
+	lock(&g->arm_lock);
+	if (!g->armed[chunk])
+		rc = register_chunks(g, chunk, 1, true);
+	unlock(&g->arm_lock);
+	return rc;
+}
+
+int guest_arm_all(struct guest *g)
+{
+	int rc;
+
+	lock(&g->arm_lock);
+	rc = register_chunks(g, 0, g->pmap.chunks, true);
+	unlock(&g->arm_lock);
+	return rc;
+}
+
+void guest_disarm_idle(struct guest *g)
+{
+	uint64_t c, from = 0, run = 0;
+
+	/* A reclaimer counts its pages as absent before it arms the chunk, so
+	 * under the lock a chunk without absent pages is not about to get any
+	 * without asking for arming again. */
+	lock(&g->arm_lock);
+	for (c = 0; c <= g->pmap.chunks; c++) {
+		if (c < g->pmap.chunks && g->armed[c] && !pmap_chunk_absent(&g->pmap, c)) {
+			if (!run++)
+				from = c;
+		} else if (run) {
+			register_chunks(g, from, run, false);
+			run = 0;
+		}
+	}
+	unlock(&g->arm_lock);
+}
+
+void guest_stall_begin(struct guest *g, uint32_t tid, uint64_t addr, uint64_t since_ns)
+{
+	struct guest_waiter *free_slot = NULL;
+	size_t i;
+
+	lock(&g->wait_lock);
+	for (i = 0; i < GUEST_WAITERS_MAX; i++) {
+		struct guest_waiter *w = &g->waiters[i];
+
+		if (w->tid == tid) {
+			w->addr = addr;
+			free_slot = NULL;
+			break;
+		}
+		if (!w->tid && !free_slot)
+			free_slot = w;
+	}
+	if (free_slot) {
+		*free_slot = (struct guest_waiter){ addr, since_ns, tid };
+		atomic_fetch_add(&g->waiting, 1);
+	}
+	unlock(&g->wait_lock);
+}
+
+void guest_stall_end(struct guest *g, uint64_t lo, uint64_t hi, uint64_t now_ns)
+{
+	size_t i;
+
+	if (!atomic_load(&g->waiting))
+		return;
+	lock(&g->wait_lock);
+	for (i = 0; i < GUEST_WAITERS_MAX; i++) {
+		struct guest_waiter *w = &g->waiters[i];
+
+		if (!w->tid || w->addr < lo || w->addr >= hi)
+			continue;
+		if (now_ns > w->since_ns)
+			atomic_fetch_add(&g->stall_ns, now_ns - w->since_ns);
+		w->tid = 0;
+		atomic_fetch_sub(&g->waiting, 1);
+	}
+	unlock(&g->wait_lock);
+}
+
+uint64_t guest_stall_ns(struct guest *g, uint64_t now_ns)
+{
+	uint64_t sum;
+	size_t i;
+
+	lock(&g->wait_lock);
+	sum = atomic_load(&g->stall_ns);
+	for (i = 0; i < GUEST_WAITERS_MAX; i++)
+		if (g->waiters[i].tid && now_ns > g->waiters[i].since_ns)
+			sum += now_ns - g->waiters[i].since_ns;
+	unlock(&g->wait_lock);
+	return sum;
+}
+
+void guest_wake(struct guest *g, uint64_t ppn, uint64_t pages)
+{
+	uint64_t lo = guest_addr(g, ppn), len = pages << UVMM_PAGE_SHIFT;
+
+	/* First the books: a thread that is woken may fault and wait again. */
+	guest_stall_end(g, lo, lo + len, clock_ns());
+	uffd_wake(g->uffd, lo, len);
+}

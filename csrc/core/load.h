@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * load - brings stored pages back into a guest.
+ *
+ *   STORED -> LOADING (claimed) -> read and checked -> put in by UFFDIO_COPY,
+ *   which wakes who waits -> PRESENT (the commit point), handle dropped. A page
+ *   that fails its check becomes DAMAGED, and accesses get SIGBUS.
+ *
+ *   Read-around: a fault that goes on where one of the guest's last few windows
+ *   ended (or began) quadruples the window, up to 1 MiB; any other fault takes
+ *   its page alone, so that random access does not pay for pages it won't use.
+ *
+ *   Threads  any number at once; each needs a buffer of its own. The caller has
+ *            entered the guest.
+ */
+#ifndef LOAD_H
+#define LOAD_H
+
+#include <stdint.h>
+
+#include "guest.h"
+#include "pressure.h"
+#include "tier.h"
+
+struct uvmm_engine;
+
+/* One thread's room for a batch; about 2 MiB, of which what is used counts. */
+struct load_buffer {
+	char *data;             /* TIER_BATCH_MAX pages */
+	uint64_t ppn[TIER_BATCH_MAX];
+	uint64_t handles[TIER_BATCH_MAX];
+	uint64_t seeds[TIER_BATCH_MAX];
+	int bad[TIER_BATCH_MAX];
+};
+
+struct load_buffer *load_buffer_new(void);     /* NULL: no memory */
+void load_buffer_free(struct load_buffer *b);
+
+/* What the checksum of a guest's page is seeded with. */
+static inline uint64_t load_seed(const struct guest *g, uint64_t ppn)
+{
+	return g->id << 36 ^ ppn;
+}
+
+/* The window to load for a fault at ppn: [*lo, *hi), within its chunk's 2 MiB. */
+void load_window(struct guest *g, uint64_t ppn, uint64_t *lo, uint64_t *hi);
+
+/* Loads the stored pages of [lo, hi), at most TIER_BATCH_MAX long. With must (a
+ * page in the range, or UINT64_MAX) that page comes first and alone if memory is
+ * short. *loaded is how many came.
+ *   -ENOMEM  no machine memory, or for `must` not now
+ *   -EIO     a page was damaged; the others came
+ *   -ESRCH   the guest goes away */
+int load_pages(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi,
+	       uint64_t must, struct load_buffer *b, uint64_t *loaded);
+
+/* Puts zeros into the hole at ppn, which is waited for, and into those that
+ * follow, up to hi. After -ENOMEM nobody was woken: see pressure_wait().
+ *   -ENOMEM, -ESRCH */
+int load_zeros(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t hi);
+
+#endif /* LOAD_H */

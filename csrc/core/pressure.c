@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: MIT */
+#include "pressure.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+
+#include "clock.h"
+#include "engine.h"
+#include "locks.h"
+
+/* Faster than two CPUs touch fresh large pages (8 GB/s each were measured). */
+#define TOUCH_PAGES_PER_S (16ull * 1000 * 1000 * 1000 / UVMM_PAGE_SIZE)
+#define LOOK_MIN_NS (NS_PER_MS / 2)
+#define LOOK_MAX_NS (50 * NS_PER_MS)
+#define DAEMON_LOOK_NS (250 * NS_PER_MS)
+#define GROWTH_AHEAD_NS (250 * NS_PER_MS)
+#define SMALLEST_PAGES 2048u            /* 8 MiB */
+
+static int64_t clamp(int64_t v, int64_t lo, int64_t hi)
+{
+	return v < lo ? lo : v > hi ? hi : v;
+}
+
+bool pressure_take(struct pressure *p, int64_t pages, enum pressure_use use)
+{
+	int64_t floor = use == PRESSURE_AHEAD ? 2 * p->low :
+			use == PRESSURE_GROWTH ? p->low : 0;
+
+	if (atomic_fetch_sub(&p->headroom, pages) - pages >= floor)
+		return true;
+	atomic_fetch_add(&p->headroom, pages);
+	return false;
+}
+
+void pressure_give(struct pressure *p, int64_t pages)
+{
+	atomic_fetch_add(&p->headroom, pages);
+}
+
+int64_t pressure_refresh(struct uvmm_engine *e)
+{
+	struct pressure *p = &e->pressure;
+	int64_t left = (int64_t)p->total_pages - (int64_t)atomic_load(&p->daemon_pages) -
+		       (int64_t)machine_used_pages(&e->machine);
+
+	atomic_store(&p->headroom, left);
+	return left;
+}
+
+void pressure_wait(struct uvmm_engine *e, struct guest *g, bool growth)
+{
+	struct pressure *p = &e->pressure;
+
+	if (growth)
+		atomic_store(&g->wants_growth, true);
+	atomic_store(&g->wants_memory, true);
+	lock(&p->lock);
+	p->kicked = true;
+	pthread_cond_signal(&p->kick);
+	unlock(&p->lock);
+}
+
+void pressure_wake_waiting(struct uvmm_engine *e)
+{
+	struct pressure *p = &e->pressure;
+	bool room = atomic_load(&p->headroom) >= p->low;
+	bool refuse = atomic_load(&p->exhausted);
+	struct guest *g;
+	size_t at = 0;
+
+	if (atomic_load(&p->headroom) < p->reserve / 2 && !refuse)
+		return;
+	while ((g = guest_next_entered(&e->registry, &at))) {
+		/* Waiting loads may go on below `low`, waiting growth may not. */
+		bool growth = atomic_load(&g->wants_growth);
+
+		if (atomic_load(&g->wants_memory) && (room || refuse || !growth)) {
+			atomic_store(&g->wants_growth, false);
+			atomic_store(&g->wants_memory, false);
+			guest_wake(g, 0, g->max_pages);
+		}
+		guest_leave(g);
+	}
+}
+
+int pressure_attached(struct uvmm_engine *e, struct guest *g)
+{
+	return atomic_load(&e->pressure.is_tight) ? guest_arm_all(g) : 0;
+}
+
+static void become_tight(struct uvmm_engine *e)
+{
+	struct guest *g;
+	size_t at = 0;
+
+	/* First the word, then the deed: a guest that attaches in between arms
+	 * itself or is armed here. */
+	atomic_store(&e->pressure.is_tight, true);
+	while ((g = guest_next_entered(&e->registry, &at))) {
+		guest_arm_all(g);
+		guest_leave(g);
+	}
+}
+
+static void become_roomy(struct uvmm_engine *e)
+{
+	struct guest *g;
+	size_t at = 0;
+
+	atomic_store(&e->pressure.is_tight, false);
+	while ((g = guest_next_entered(&e->registry, &at))) {
+		guest_disarm_idle(g);
+		guest_leave(g);
+	}
+}
+
+static void set_level(struct uvmm_engine *e, uint32_t level, int64_t left)
+{
+	struct pressure *p = &e->pressure;
+
+	if (atomic_exchange(&p->level, level) == level)
+		return;
+	session_send_pressure(e, level, left < p->start_max ?
+			      (uint64_t)(p->start_max - left) : 0);
+}
+
+static void kick_reclaimer(struct pressure *p)
+{
+	lock(&p->lock);
+	if (!p->kicked) {
+		p->kicked = true;
+		pthread_cond_signal(&p->kick);
+	}
+	unlock(&p->lock);
+}
+
+/* Reclaim starts the earlier the faster guests grow. */
+static void move_start(struct pressure *p, int64_t growth_per_s)
+{
+	int64_t ahead = growth_per_s * (int64_t)(GROWTH_AHEAD_NS / NS_PER_MS) / 1000;
+
+	atomic_store(&p->start, clamp(p->tight + ahead, p->start_min, p->start_max));
+}
+
+static void look(struct uvmm_engine *e, int64_t left)
+{
+	struct pressure *p = &e->pressure;
+
+	if (left < p->tight && !atomic_load(&p->is_tight))
+		become_tight(e);
+	else if (left > 2 * p->tight && atomic_load(&p->is_tight))
+		become_roomy(e);
+	if (left < atomic_load(&p->start))
+		kick_reclaimer(p);
+	if (left >= p->low)
+		atomic_store(&p->exhausted, false);
+	pressure_wake_waiting(e);
+	set_level(e, left < p->low ? UVMM_PRESSURE_FULL :
+		     left < atomic_load(&p->start) ? UVMM_PRESSURE_SOME :
+		     left > atomic_load(&p->start) + p->hysteresis ? UVMM_PRESSURE_NONE :
+		     atomic_load(&p->level), left);
+}
+
+static uint64_t next_look_ns(const struct pressure *p, int64_t left)
+{
+	int64_t mark = left > p->tight ? left - p->tight : 0;
+	uint64_t ns = (uint64_t)mark * NS_PER_S / TOUCH_PAGES_PER_S;
+
+	if (atomic_load(&p->is_tight))
+		ns = 4 * LOOK_MIN_NS;   /* growth asks: no hurry */
+	return ns < LOOK_MIN_NS ? LOOK_MIN_NS : ns > LOOK_MAX_NS ? LOOK_MAX_NS : ns;
+}
+
+static void *guard_main(void *arg)
+{
+	struct uvmm_engine *e = arg;
+	struct pressure *p = &e->pressure;
+	struct sched_param rt = { .sched_priority = 1 };
+	uint64_t daemon_at = 0, last_at = clock_ns();
+	int64_t last = pressure_refresh(e), growth = 0;
+
+	/* The guard works for microseconds at a time, and a guest that keeps all
+	 * CPUs busy must not keep it from looking. Without the right to this,
+	 * the marks still hold, only with less to spare. */
+	pthread_setschedparam(pthread_self(), SCHED_FIFO, &rt);
+	while (!atomic_load(&p->stop)) {
+		uint64_t now = clock_ns();
+		int64_t left;
+
+		if (now - daemon_at >= DAEMON_LOOK_NS) {
+			atomic_store(&p->daemon_pages, machine_daemon_pages());
+			daemon_at = now;
+		}
+		left = pressure_refresh(e);
+		if (now > last_at) {
+			int64_t rate = (last - left) * (int64_t)(NS_PER_S / 1000) /
+				       (int64_t)((now - last_at) / 1000 + 1);
+
+			growth = rate > growth ? rate : growth - (growth - rate) / 16;
+		}
+		last = left;
+		last_at = now;
+		move_start(p, growth > 0 ? growth : 0);
+		look(e, left);
+		clock_sleep_ns(next_look_ns(p, left));
+	}
+	return NULL;
+}
+
+int64_t pressure_reclaim_wanted(struct uvmm_engine *e)
+{
+	struct pressure *p = &e->pressure;
+	int64_t goal, left;
+
+	for (;;) {
+		left = pressure_refresh(e);
+		goal = atomic_load(&p->start) + p->hysteresis;
+		if (atomic_load(&p->stop))
+			return 0;
+		if (left < atomic_load(&p->start))
+			return goal - left;
+		lock(&p->lock);
+		while (!p->kicked && !atomic_load(&p->stop))
+			pthread_cond_wait(&p->kick, &p->lock);
+		p->kicked = false;
+		unlock(&p->lock);
+	}
+}
+
+void pressure_reclaim_done(struct uvmm_engine *e, uint64_t taken)
+{
+	struct pressure *p = &e->pressure;
+
+	pressure_refresh(e);
+	if (taken)
+		atomic_store(&p->exhausted, false);
+	else if (atomic_load(&p->headroom) < p->low)
+		atomic_store(&p->exhausted, true);
+	pressure_wake_waiting(e);
+}
+
+static void set_marks(struct pressure *p)
+{
+	int64_t t = (int64_t)p->total_pages;
+
+	p->reserve = clamp(t / 256, 64, 1024);
+	p->low = p->reserve + clamp(t / 64, 512, 16384);
+	p->tight = p->low + clamp(t / 16, 4096, 65536);
+	p->start_min = p->tight + t / 32;
+	p->start_max = clamp(t / 5, p->start_min, INT64_MAX);
+	p->hysteresis = t / 32;
+}
+
+int pressure_start(struct uvmm_engine *e, uint64_t total_pages)
+{
+	struct pressure *p = &e->pressure;
+	int rc;
+
+	p->total_pages = total_pages;
+	set_marks(p);
+	atomic_store(&p->start, p->start_min);
+	atomic_store(&p->daemon_pages, machine_daemon_pages());
+	if (total_pages < atomic_load(&p->daemon_pages) + SMALLEST_PAGES)
+		return -ENOMEM;
+	pthread_mutex_init(&p->lock, NULL);
+	pthread_cond_init(&p->kick, NULL);
+	pressure_refresh(e);
+	rc = pthread_create(&p->guard, NULL, guard_main, e);
+	p->guard_runs = !rc;
+	return -rc;
+}
+
+void pressure_stop(struct uvmm_engine *e)
+{
+	struct pressure *p = &e->pressure;
+
+	atomic_store(&p->stop, true);
+	lock(&p->lock);
+	pthread_cond_broadcast(&p->kick);
+	unlock(&p->lock);
+	if (p->guard_runs)
+		pthread_join(p->guard, NULL);
+	p->guard_runs = false;
+}

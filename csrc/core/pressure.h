@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * pressure - the budget: how much machine memory is left, and what follows.
+ *
+ *   headroom = budget - what the tmpfs holds - what the daemon holds, in pages.
+ *   It is read anew by the guard thread, and lowered in between by those who put
+ *   pages in. The first touch of fresh memory does not ask anybody (that is why
+ *   it is fast), so the guard looks so often that at the highest rate at which
+ *   memory can be touched it sees each mark before the next one is reached:
+ *
+ *     start    the background reclaimer runs (20 % free while guests grow fast,
+ *              less while they do not)
+ *     tight    all guest memory is armed: growth now asks for each page
+ *     low      growth waits
+ *     reserve  loads of stored pages, which free their slot, wait only here
+ *
+ *   Memory returns in the other direction with hysteresis: disarmed at twice
+ *   `tight`, the reclaimer stops a little above `start`.
+ *
+ *   Exhausted: the reclaimer found nothing that it could take while growth was
+ *   waiting. Then waiting growth is refused: SIGBUS to that thread alone.
+ *
+ *   Threads  all calls from any thread; pressure.lock is a leaf.
+ */
+#ifndef PRESSURE_H
+#define PRESSURE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "guest.h"
+
+struct uvmm_engine;
+
+enum pressure_use {
+	PRESSURE_AHEAD,         /* could be done later: read-around, restore */
+	PRESSURE_GROWTH,        /* a fresh page that a thread waits for */
+	PRESSURE_LOAD,          /* a stored page that a thread waits for */
+};
+
+struct pressure {
+	uint64_t total_pages;           /* immutable after start, as the marks */
+	int64_t reserve, low, tight, start_min, start_max, hysteresis;
+
+	_Atomic int64_t headroom;
+	_Atomic int64_t start;          /* between start_min and start_max */
+	_Atomic uint64_t daemon_pages;
+	_Atomic bool is_tight;
+	_Atomic bool exhausted;
+	_Atomic uint32_t level;         /* enum uvmm_pressure_level */
+	_Atomic bool stop;
+
+	pthread_t guard;
+	bool guard_runs;
+	pthread_mutex_t lock;           /* guards kicked */
+	pthread_cond_t kick;
+	bool kicked;
+};
+
+/* The budget must exceed what the daemon holds already by 8 MiB. -ENOMEM, or
+ * what pthread_create says. */
+int pressure_start(struct uvmm_engine *e, uint64_t total_pages);
+void pressure_stop(struct uvmm_engine *e);
+
+/* Takes pages of headroom; false if that use may not have them now. */
+bool pressure_take(struct pressure *p, int64_t pages, enum pressure_use use);
+/* Gives back what was taken and not used. */
+void pressure_give(struct pressure *p, int64_t pages);
+
+/* Reads the headroom anew; returns it. */
+int64_t pressure_refresh(struct uvmm_engine *e);
+
+/* A thread of g waits for memory: it is woken when there is some. */
+void pressure_wait(struct uvmm_engine *e, struct guest *g, bool growth);
+/* Wakes those who wait, if there is memory now. */
+void pressure_wake_waiting(struct uvmm_engine *e);
+
+/* g has just attached: it is armed if memory is tight. */
+int pressure_attached(struct uvmm_engine *e, struct guest *g);
+
+/* For the reclaimer: sleeps until there is something to reclaim; how many pages,
+ * 0 when it is time to end. */
+int64_t pressure_reclaim_wanted(struct uvmm_engine *e);
+/* What came of it: with nothing taken while growth waits, memory is exhausted. */
+void pressure_reclaim_done(struct uvmm_engine *e, uint64_t taken);
+
+#endif /* PRESSURE_H */

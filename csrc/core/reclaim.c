@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: MIT */
+#include "reclaim.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "engine.h"
+#include "load.h"
+#include "uffd.h"
+
+#define BATCH 256u              /* pages: 1 MiB stays in a CPU's cache */
+#define VERIFY 32u              /* pages compared at a time */
+
+struct reclaim_buffer {
+	char *copy;                     /* BATCH pages */
+	char *again;                    /* VERIFY pages */
+	/* By page of the batch: */
+	bool mine[BATCH];               /* EVICTING, later PUNCHING, by us */
+	bool zero[BATCH];
+	/* By page to be stored, dense: */
+	uint32_t index[BATCH];          /* page of the batch */
+	const void *pages[BATCH];
+	uint64_t seeds[BATCH];
+	uint64_t handles[BATCH];
+	uint64_t unused[BATCH];
+	size_t stored;                  /* how many were stored */
+};
+
+struct reclaim_buffer *reclaim_buffer_new(void)
+{
+	struct reclaim_buffer *b = calloc(1, sizeof(*b));
+	void *map;
+
+	if (!b)
+		return NULL;
+	map = mmap(NULL, (BATCH + VERIFY) * UVMM_PAGE_SIZE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (map == MAP_FAILED) {
+		free(b);
+		return NULL;
+	}
+	b->copy = map;
+	b->again = b->copy + BATCH * UVMM_PAGE_SIZE;
+	return b;
+}
+
+void reclaim_buffer_free(struct reclaim_buffer *b)
+{
+	if (!b)
+		return;
+	munmap(b->copy, (BATCH + VERIFY) * UVMM_PAGE_SIZE);
+	free(b);
+}
+
+static int read_pages(const struct guest *g, uint64_t ppn, uint64_t n, char *dst)
+{
+	size_t done = 0, len = n << UVMM_PAGE_SHIFT;
+
+	while (done < len) {
+		ssize_t r = pread(g->memfd, dst + done, len - done,
+				  (off_t)((ppn << UVMM_PAGE_SHIFT) + done));
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r <= 0)
+			return -EIO;
+		done += (size_t)r;
+	}
+	return 0;
+}
+
+/* Step 1: how many pages are ours. */
+static uint32_t claim(struct guest *g, uint64_t lo, uint32_t n, struct reclaim_buffer *b)
+{
+	uint32_t i, mine = 0;
+
+	for (i = 0; i < n; i++) {
+		pmap_entry e = pmap_get(&g->pmap, lo + i);
+
+		b->mine[i] = e == pmap_make(PAGE_PRESENT, 0) &&
+			pmap_move(&g->pmap, lo + i, &e, pmap_make(PAGE_EVICTING, 0));
+		mine += b->mine[i];
+	}
+	return mine;
+}
+
+/* Takes page i of the batch, which is EVICTING, back; no matter if a writer did. */
+static void give_up(struct guest *g, uint64_t lo, uint32_t i, struct reclaim_buffer *b)
+{
+	pmap_entry e = pmap_make(PAGE_EVICTING, 0);
+
+	if (!b->mine[i])
+		return;
+	b->mine[i] = false;
+	pmap_move(&g->pmap, lo + i, &e, pmap_make(PAGE_PRESENT, 0));
+	pmap_chunk_sub(&g->pmap, lo, 1);
+}
+
+/* Step 3. A tier that takes a part of the pages is no error yet: the rest is
+ * given up. */
+static int store(struct guest *g, uint64_t lo, uint32_t n, struct tier *tier,
+		 struct reclaim_buffer *b)
+{
+	size_t want = 0, i;
+	int rc;
+
+	b->stored = 0;
+	rc = read_pages(g, lo, n, b->copy);
+	if (rc)
+		return rc;
+	for (i = 0; i < n; i++) {
+		const char *page = b->copy + i * UVMM_PAGE_SIZE;
+
+		if (!b->mine[i])
+			continue;
+		b->zero[i] = uvmm_is_zero(page, UVMM_PAGE_SIZE);
+		if (b->zero[i])
+			continue;
+		b->index[want] = (uint32_t)i;
+		b->pages[want] = page;
+		b->seeds[want++] = load_seed(g, lo + i);
+	}
+	if (!want)
+		return 0;
+	rc = tier_store(tier, b->pages, b->seeds, want, b->handles);
+	b->stored = rc > 0 ? (size_t)rc : 0;
+	for (i = b->stored; i < want; i++)
+		give_up(g, lo, b->index[i], b);
+	return rc < 0 ? rc : b->stored < want ? -ENOSPC : 0;
+}
+
+/* Steps 4 and 5: pages that hold still what was copied become PUNCHING. */
+static void verify_and_commit(struct guest *g, uint64_t lo, uint32_t n,
+			      struct reclaim_buffer *b)
+{
+	uint32_t i, at, len;
+
+	for (at = 0; at < n; at += len) {
+		bool readable;
+
+		len = n - at < VERIFY ? n - at : VERIFY;
+		readable = !read_pages(g, lo + at, len, b->again);
+		for (i = at; i < at + len; i++) {
+			pmap_entry e = pmap_make(PAGE_EVICTING, 0);
+
+			if (!b->mine[i])
+				continue;
+			if (readable &&
+			    !memcmp(b->copy + i * UVMM_PAGE_SIZE,
+				    b->again + (i - at) * UVMM_PAGE_SIZE, UVMM_PAGE_SIZE) &&
+			    pmap_move(&g->pmap, lo + i, &e, pmap_make(PAGE_PUNCHING, 0)))
+				continue;
+			give_up(g, lo, i, b);
+		}
+	}
+}
+
+/* Step 6, first half. A hole that cannot be punched leaves the page whole. */
+static void punch(struct guest *g, uint64_t lo, uint32_t n, struct reclaim_buffer *b)
+{
+	uint32_t i = 0, to, k;
+
+	while (i < n) {
+		if (!b->mine[i]) {
+			i++;
+			continue;
+		}
+		for (to = i + 1; to < n && b->mine[to]; to++)
+			;
+		if (fallocate(g->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			      (off_t)((lo + i) << UVMM_PAGE_SHIFT),
+			      (off_t)(to - i) << UVMM_PAGE_SHIFT)) {
+			for (k = i; k < to; k++) {
+				pmap_set(&g->pmap, lo + k, pmap_make(PAGE_PRESENT, 0));
+				pmap_chunk_sub(&g->pmap, lo, 1);
+				b->mine[k] = false;
+			}
+		}
+		i = to;
+	}
+}
+
+/* Step 6, second half. How many pages were taken. */
+static uint32_t settle(struct guest *g, uint64_t lo, uint32_t n, struct tier *tier,
+		       struct reclaim_buffer *b, uint32_t *zero)
+{
+	size_t s, unused = 0;
+	uint32_t i, taken = 0;
+
+	for (s = 0; s < b->stored; s++) {
+		i = b->index[s];
+		if (!b->mine[i]) {
+			b->unused[unused++] = b->handles[s];
+			continue;
+		}
+		pmap_set(&g->pmap, lo + i, pmap_stored(UVMM_TIER_SWAP, b->handles[s]));
+		taken++;
+	}
+	atomic_fetch_add(&g->stored_pages, taken);
+	atomic_fetch_add(&g->pages_out, taken);
+	*zero = 0;
+	for (i = 0; i < n; i++) {
+		if (!b->mine[i] || !b->zero[i])
+			continue;
+		pmap_set(&g->pmap, lo + i, pmap_make(PAGE_PRESENT, 0));
+		pmap_chunk_sub(&g->pmap, lo, 1);
+		(*zero)++;
+	}
+	atomic_fetch_add(&g->zero_dropped, *zero);
+	if (unused)
+		tier_drop(tier, b->unused, unused);
+	return taken + *zero;
+}
+
+/* Takes what it can of [lo, lo + n), n <= BATCH, within a chunk that is ours. */
+static int batch(struct guest *g, uint64_t lo, uint32_t n, struct tier *tier,
+		 struct reclaim_buffer *b, struct uvmm_job_result *res)
+{
+	uint64_t addr = guest_addr(g, lo), len = (uint64_t)n << UVMM_PAGE_SHIFT;
+	uint32_t mine, zero, i;
+	int rc;
+
+	mine = claim(g, lo, n, b);
+	if (!mine)
+		return 0;
+	pmap_chunk_add(&g->pmap, lo, mine);
+	memset(b->zero, 0, sizeof(b->zero));
+	b->stored = 0;
+	rc = guest_arm_chunk(g, lo / UVMM_CHUNK_PAGES);
+	if (!rc && uffd_protect(g->uffd, addr, len))
+		rc = -EAGAIN;
+	if (!rc)
+		rc = store(g, lo, n, tier, b);
+	if (rc && rc != -ENOSPC)
+		for (i = 0; i < n; i++)
+			give_up(g, lo, i, b);
+	verify_and_commit(g, lo, n, b);
+	punch(g, lo, n, b);
+	res->pages += settle(g, lo, n, tier, b, &zero);
+	res->zero_pages += zero;
+	uffd_unprotect(g->uffd, addr, len);
+	guest_stall_end(g, addr, addr + len, clock_ns());
+	return rc;
+}
+
+/* The next run of pages with data in [lo, end); false if there is none. */
+static bool next_data(const struct guest *g, uint64_t *lo, uint64_t *hi, uint64_t end)
+{
+	off_t data = lseek(g->memfd, (off_t)(*lo << UVMM_PAGE_SHIFT), SEEK_DATA);
+	off_t hole;
+
+	if (data < 0 || (uint64_t)data >= end << UVMM_PAGE_SHIFT)
+		return false;
+	hole = lseek(g->memfd, data, SEEK_HOLE);
+	*lo = (uint64_t)data >> UVMM_PAGE_SHIFT;
+	*hi = hole < 0 ? end : (uint64_t)hole >> UVMM_PAGE_SHIFT;
+	if (*hi > end)
+		*hi = end;
+	return *hi > *lo;
+}
+
+static int reclaim_chunk(struct guest *g, uint64_t chunk, uint64_t want,
+			 struct tier *tier, struct reclaim_buffer *b,
+			 struct uvmm_job_result *res)
+{
+	uint64_t lo = chunk * UVMM_CHUNK_PAGES, end = lo + UVMM_CHUNK_PAGES, hi;
+	uint64_t goal = res->pages + want;
+	int rc = 0;
+
+	if (!pmap_chunk_claim(&g->pmap, chunk))
+		return 0;
+	while (!rc && res->pages < goal && next_data(g, &lo, &hi, end)) {
+		while (!rc && lo < hi && res->pages < goal) {
+			uint64_t n = hi - lo < BATCH ? hi - lo : BATCH;
+
+			if (n > goal - res->pages)
+				n = goal - res->pages;
+			rc = batch(g, lo, (uint32_t)n, tier, b, res);
+			lo += n;
+		}
+	}
+	pmap_chunk_release(&g->pmap, chunk);
+	return rc;
+}
+
+int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want,
+		  struct tier *tier, struct reclaim_buffer *b,
+		  struct uvmm_job_result *res)
+{
+	uint64_t goal = res->pages + want, left = g->pmap.chunks, chunk;
+	uint64_t lo, hi;
+	int rc = 0;
+
+	(void)e;
+	while (!rc && left && res->pages < goal && atomic_load(&g->attached)) {
+		chunk = atomic_fetch_add(&g->hand, 1) % g->pmap.chunks;
+		left--;
+		lo = chunk * UVMM_CHUNK_PAGES;
+		if (!next_data(g, &lo, &hi, g->max_pages)) {
+			/* Nothing up to the end: go round. */
+			left = left > g->pmap.chunks - chunk ?
+				left - (g->pmap.chunks - chunk - 1) : 0;
+			atomic_store(&g->hand, 0);
+			continue;
+		}
+		if (lo / UVMM_CHUNK_PAGES > chunk) {
+			uint64_t skip = lo / UVMM_CHUNK_PAGES - chunk;
+
+			if (skip > left)
+				break;
+			left -= skip;
+			chunk += skip;
+			atomic_fetch_add(&g->hand, skip);
+		}
+		rc = reclaim_chunk(g, chunk, goal - res->pages, tier, b, res);
+	}
+	return rc;
+}

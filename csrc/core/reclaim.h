@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * reclaim - takes pages out of guests: on request, and in the background when
+ * the budget asks for it (pressure.h).
+ *
+ *   A batch of pages of one chunk, whose busy bit the reclaimer holds:
+ *     1  PRESENT -> EVICTING; count them absent, arm the chunk
+ *     2  write-protect: from here a writer faults, and wins
+ *     3  copy out; zero pages need no store, the others go to the tier
+ *     4  compare with the file once more: direct I/O that had pinned a page
+ *        before 2 writes without a fault
+ *     5  EVICTING -> PUNCHING, the commit; lost if a writer came
+ *     6  punch the holes; PUNCHING -> STORED, or PRESENT for a zero page
+ *     7  take the protection off the range, which wakes all who wait in it
+ *   The busy bit is held through 7, so that no other reclaimer protects a page
+ *   which 7 would then lay open.
+ *
+ *   Which pages: a clock hand over the guest's chunks, so what came in last goes
+ *   last. Which guest (in the background): the one furthest above its target.
+ *
+ *   Threads  any number at once; each needs its own buffer.
+ */
+#ifndef RECLAIM_H
+#define RECLAIM_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "guest.h"
+
+struct uvmm_engine;
+struct reclaim_buffer;
+
+struct reclaimer {
+	pthread_t thread;
+	bool runs;
+	struct reclaim_buffer *buffer;
+	_Atomic uint64_t pages;         /* taken in the background */
+};
+
+int reclaim_start(struct uvmm_engine *e);
+/* After pressure_stop(). */
+void reclaim_stop(struct uvmm_engine *e);
+
+struct reclaim_buffer *reclaim_buffer_new(void);       /* NULL: no memory */
+void reclaim_buffer_free(struct reclaim_buffer *b);
+
+/* Takes up to `want` pages of g, which the caller has entered, in one round of
+ * its clock; res->pages and zero_pages are added to.
+ *   -ENOSPC  the tier is full    -EIO  it failed    -ENOMEM  cannot arm */
+int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want,
+		  struct tier *tier, struct reclaim_buffer *b,
+		  struct uvmm_job_result *res);
+
+#endif /* RECLAIM_H */

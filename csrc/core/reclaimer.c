@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT
+ * The background reclaimer; see reclaim.h. */
+#include <errno.h>
+
+#include "clock.h"
+#include "engine.h"
+#include "reclaim.h"
+
+#define ROUND_PAGES UVMM_CHUNK_PAGES    /* then look again who is next */
+#define IDLE_NS (2 * NS_PER_MS)
+#define BARREN_MAX 8                    /* rounds without a page: exhausted */
+
+/* Parts of a thousand that g is above its target, or without anyone above it
+ * above its min. 0: not to be taken from. */
+static uint64_t excess(const struct guest *g, uint64_t floor_pages)
+{
+	uint64_t resident = machine_file_pages(g->memfd);
+
+	if (resident <= floor_pages || !resident)
+		return 0;
+	return 1 + (resident - floor_pages) * 1000 / resident;
+}
+
+/* Entered, to be left; NULL if nobody has anything. `barren` rounds in a row
+ * have moved nothing: then it is somebody else's turn. */
+static struct guest *victim(struct uvmm_engine *e, int barren)
+{
+	struct guest *best = NULL, *g;
+	uint64_t most = 0;
+	int phase, turn;
+	size_t at;
+
+	for (phase = 0; phase < 2 && !best; phase++) {
+		turn = barren;
+		at = 0;
+		while ((g = guest_next_entered(&e->registry, &at))) {
+			uint64_t target = atomic_load(&g->target_pages);
+			uint64_t floor_pages = phase || target < g->min_pages ?
+				g->min_pages : target;
+			uint64_t over = excess(g, floor_pages);
+
+			if (over && (over > most || turn-- > 0)) {
+				if (best)
+					guest_leave(best);
+				best = g;
+				most = over;
+			} else {
+				guest_leave(g);
+			}
+		}
+	}
+	return best;
+}
+
+static void *reclaimer_main(void *arg)
+{
+	struct uvmm_engine *e = arg;
+	struct reclaimer *r = &e->reclaimer;
+	int64_t wanted;
+	int barren = 0;
+
+	while ((wanted = pressure_reclaim_wanted(e)) > 0) {
+		struct uvmm_job_result res = { 0 };
+		struct guest *g = victim(e, barren);
+
+		if (g) {
+			reclaim_guest(e, g, (uint64_t)wanted < ROUND_PAGES ?
+				      (uint64_t)wanted : ROUND_PAGES,
+				      e->tier[UVMM_TIER_SWAP], r->buffer, &res);
+			guest_leave(g);
+		}
+		atomic_fetch_add(&r->pages, res.pages);
+		barren = res.pages ? 0 : barren + 1;
+		if (res.pages || barren > BARREN_MAX)
+			pressure_reclaim_done(e, res.pages);
+		if (!res.pages)
+			clock_sleep_ns(IDLE_NS);
+	}
+	return NULL;
+}
+
+int reclaim_start(struct uvmm_engine *e)
+{
+	struct reclaimer *r = &e->reclaimer;
+	int rc;
+
+	r->buffer = reclaim_buffer_new();
+	if (!r->buffer)
+		return -ENOMEM;
+	rc = pthread_create(&r->thread, NULL, reclaimer_main, e);
+	r->runs = !rc;
+	if (rc)
+		reclaim_buffer_free(r->buffer);
+	return -rc;
+}
+
+void reclaim_stop(struct uvmm_engine *e)
+{
+	struct reclaimer *r = &e->reclaimer;
+
+	if (!r->runs)
+		return;
+	pthread_join(r->thread, NULL);
+	reclaim_buffer_free(r->buffer);
+	r->runs = false;
+}
