@@ -32,12 +32,20 @@ struct uvmm_engine {
 	struct session *session;
 	_Atomic uint64_t refused;
 	_Atomic uint64_t damaged_pages;
+	_Atomic uint64_t pinned_pages;
 };
 
-/* The guest's process has gone: detach it, free all it had, tell of it. Called
- * by the session thread only. */
+/* --- the life of a guest (engine_guest.c) ----------------------------------- */
+
+/* Its process has mapped the memory and handed uffd over, which is closed on
+ * failure too. What an earlier image of the process had there is dropped: it
+ * executed another program.
+ *   -ESRCH  the guest with that number has ended    -EINVAL  not such a mapping */
+int engine_guest_attach(struct uvmm_engine *e, struct guest *g, uint64_t id, int uffd,
+			uint64_t base);
+/* Its process has gone: detach it, free all it had, tell of it. Once a guest. */
 void engine_guest_ended(struct uvmm_engine *e, struct guest *g);
-/* Its program executed another, which attaches now: the old contents go. */
-int engine_guest_emptied(struct uvmm_engine *e, struct guest *g);
+
+extern const struct memfs_ops engine_memfs_ops;         /* ctx is the engine */
 
 #endif /* ENGINE_H */

@@ -78,7 +78,7 @@ static void refuse(struct uvmm_engine *e, struct guest *g, uint64_t ppn)
 		   "guest %s was refused a page: machine memory (%llu MiB) and swap (%llu MiB) are full",
 		   g->name, (unsigned long long)e->pressure.total_pages >> 8,
 		   (unsigned long long)slots >> 8);
-	session_notice(g, UVMM_NOTICE_REFUSED,
+	session_notice(e, g, UVMM_NOTICE_REFUSED,
 		       "%s was refused more memory: machine memory (%llu MiB) and swap (%llu MiB) are both full; give the daemon more of either, or run fewer guests",
 		       g->name, (unsigned long long)e->pressure.total_pages >> 8,
 		       (unsigned long long)slots >> 8);
@@ -160,7 +160,7 @@ static void pin(const struct fault_thread *t)
 	if (t->cpu < 0)
 		return;
 	CPU_ZERO(&set);
-	CPU_SET(t->cpu, &set);
+	CPU_SET((size_t)t->cpu, &set);
 	pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
 }
 
@@ -212,7 +212,7 @@ int fault_start(struct uvmm_engine *e)
 	if (sched_getaffinity(0, sizeof(set), &set))
 		CPU_ZERO(&set);
 	for (cpu = 0; !rc && cpu < CPU_SETSIZE && e->faults.threads < FAULT_THREADS_MAX; cpu++)
-		if (CPU_ISSET(cpu, &set))
+		if (CPU_ISSET((size_t)cpu, &set))
 			rc = start_thread(e, cpu);
 	if (!rc && !e->faults.threads)
 		rc = start_thread(e, -1);

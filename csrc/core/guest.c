@@ -49,22 +49,36 @@ static struct guest *find_locked(struct registry *r, uint64_t id, const char *na
 	return NULL;
 }
 
+static struct guest *find_alive(struct registry *r, uint64_t id, const char *name)
+{
+	struct guest *g;
+
+	lock(&r->lock);
+	g = find_locked(r, id, name);
+	if (g && atomic_load(&g->state) == GUEST_ENDING)
+		g = NULL;
+	unlock(&r->lock);
+	return g;
+}
+
 struct guest *guest_by_id(struct registry *r, uint64_t id)
+{
+	return find_alive(r, id, NULL);
+}
+
+struct guest *guest_by_name(struct registry *r, const char *name)
+{
+	return find_alive(r, 0, name);
+}
+
+struct guest *guest_enter_id(struct registry *r, uint64_t id)
 {
 	struct guest *g;
 
 	lock(&r->lock);
 	g = find_locked(r, id, NULL);
-	unlock(&r->lock);
-	return g;
-}
-
-struct guest *guest_by_name(struct registry *r, const char *name)
-{
-	struct guest *g;
-
-	lock(&r->lock);
-	g = find_locked(r, 0, name);
+	if (g && !guest_enter(g))
+		g = NULL;
 	unlock(&r->lock);
 	return g;
 }
@@ -154,10 +168,24 @@ static void close_files(struct guest *g, const struct machine *m)
 	g->armed = NULL;
 }
 
-static void reset(struct guest *g, uint64_t id, const struct uvmm_guest_config *cfg)
+/* What belongs to the contents, not to the guest. */
+static void reset_counters(struct guest *g)
 {
 	size_t i;
 
+	memset(g->waiters, 0, sizeof(g->waiters));
+	atomic_store(&g->waiting, 0);
+	atomic_store(&g->wants_memory, false);
+	atomic_store(&g->wants_growth, false);
+	atomic_store(&g->hand, 0);
+	for (i = 0; i < GUEST_STREAMS; i++)
+		atomic_store(&g->stream_end[i], UINT64_MAX);
+	atomic_store(&g->stored_pages, 0);
+	atomic_store(&g->pinned_pages, 0);
+}
+
+static void reset(struct guest *g, uint64_t id, const struct uvmm_guest_config *cfg)
+{
 	g->id = id;
 	memcpy(g->name, cfg->name, sizeof(g->name));
 	memcpy(g->token, cfg->token, sizeof(g->token));
@@ -167,18 +195,7 @@ static void reset(struct guest *g, uint64_t id, const struct uvmm_guest_config *
 	g->uid = cfg->uid;
 	g->gid = cfg->gid;
 	atomic_store(&g->target_pages, cfg->target_pages);
-	memset(g->waiters, 0, sizeof(g->waiters));
-	atomic_store(&g->waiting, 0);
-	atomic_store(&g->wants_memory, false);
-	atomic_store(&g->wants_growth, false);
-	atomic_store(&g->control_fd, -1);
-	atomic_store(&g->agent_fd, -1);
-	atomic_store(&g->watch_fd, -1);
-	atomic_store(&g->hand, 0);
-	for (i = 0; i < GUEST_STREAMS; i++)
-		atomic_store(&g->stream_end[i], UINT64_MAX);
-	atomic_store(&g->stored_pages, 0);
-	atomic_store(&g->pinned_pages, 0);
+	reset_counters(g);
 	atomic_store(&g->faults, 0);
 	atomic_store(&g->pages_in, 0);
 	atomic_store(&g->pages_out, 0);
@@ -267,36 +284,44 @@ void guest_destroy(struct registry *r, const struct machine *m, struct guest *g)
 
 int guest_attach(struct guest *g, int uffd, uint64_t base)
 {
-	int rc = 0;
-
-	lock(&g->attach_lock);
-	if (atomic_load(&g->attached)) {
-		rc = -EBUSY;
-	} else if (atomic_load(&g->state) == GUEST_ENDING) {
-		rc = -ESRCH;
-	} else if (uffd_register(uffd, base, g->max_pages << UVMM_PAGE_SHIFT, false)) {
-		rc = -EINVAL;
-	} else {
-		memset(g->armed, 0, g->pmap.chunks);
-		g->uffd = uffd;
-		g->base = base;
-		atomic_store(&g->state, GUEST_ATTACHED);
-		atomic_store(&g->attached, true);
-	}
-	unlock(&g->attach_lock);
-	return rc;
+	if (uffd_register(uffd, base, g->max_pages << UVMM_PAGE_SHIFT, false))
+		return -EINVAL;
+	memset(g->armed, 0, g->pmap.chunks);
+	g->uffd = uffd;
+	g->base = base;
+	atomic_store(&g->state, GUEST_ATTACHED);
+	atomic_store(&g->attached, true);
+	return 0;
 }
 
 void guest_detach(struct guest *g)
 {
-	lock(&g->attach_lock);
 	atomic_store(&g->attached, false);
 	while (atomic_load(&g->inside))
 		clock_sleep_ns(NS_PER_MS / 20);
-	if (g->uffd >= 0)
-		close(g->uffd);
+	close(g->uffd);
 	g->uffd = -1;
-	unlock(&g->attach_lock);
+	if (atomic_load(&g->state) == GUEST_ATTACHED)
+		atomic_store(&g->state, GUEST_REGISTERED);
+}
+
+int guest_empty(struct guest *g)
+{
+	off_t bytes = (off_t)(g->max_pages << UVMM_PAGE_SHIFT);
+
+	if (ftruncate(g->memfd, 0) || ftruncate(g->memfd, bytes))
+		return -EIO;
+	if (pmap_clear(&g->pmap))
+		return -EIO;
+	reset_counters(g);
+	return 0;
+}
+
+void guest_set_ending(struct registry *r, struct guest *g)
+{
+	lock(&r->lock);
+	atomic_store(&g->state, GUEST_ENDING);
+	unlock(&r->lock);
 }
 
 bool guest_enter(struct guest *g)

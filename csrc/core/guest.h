@@ -42,7 +42,7 @@ struct guest_waiter {
 
 struct guest {
 	/* Immutable from create to end. */
-	uint64_t id;
+	_Atomic uint64_t id;
 	char name[UVMM_CORE_NAME_BYTES];
 	uint8_t token[UVMM_CORE_TOKEN_BYTES];
 	uint64_t min_pages, max_pages;
@@ -55,7 +55,7 @@ struct guest {
 	_Atomic uint32_t state;         /* enum guest_state */
 	_Atomic uint64_t target_pages;
 
-	pthread_mutex_t attach_lock;    /* guards attaching; and: */
+	pthread_mutex_t attach_lock;    /* guards attach, detach and end; and: */
 	int uffd;                       /* changed only when nobody is in */
 	uint64_t base;                  /* likewise */
 	_Atomic bool attached;          /* may be entered */
@@ -69,8 +69,6 @@ struct guest {
 	_Atomic uint32_t waiting;       /* how many waiters are taken */
 	_Atomic bool wants_memory;      /* some of them wait for machine memory */
 	_Atomic bool wants_growth;      /* and of these some for a fresh page */
-
-	_Atomic int control_fd, agent_fd, watch_fd;     /* -1: none; see session.h */
 
 	_Atomic uint64_t hand;          /* where reclaim goes on, a chunk number */
 	_Atomic uint64_t stream_end[GUEST_STREAMS];     /* see load.h */
@@ -103,19 +101,27 @@ int guest_create(struct registry *r, const struct machine *m,
  * dropped by the caller. */
 void guest_destroy(struct registry *r, const struct machine *m, struct guest *g);
 
-/* Makes uffd (taken over) and base its mapping. -EBUSY if it is attached, else
- * what uffd_register says; on failure uffd is left to the caller. */
+/* The next four are for the holder of attach_lock. */
+/* Makes uffd (taken over) and base the mapping of a guest that is REGISTERED.
+ * -EINVAL if userfaultfd refuses it: then uffd is left to the caller. */
 int guest_attach(struct guest *g, int uffd, uint64_t base);
-/* Waits until nobody is in, closes the userfaultfd. Fine if not attached. */
+/* Waits until nobody is in, closes the userfaultfd: REGISTERED again. */
 void guest_detach(struct guest *g);
+/* Drops the contents and the page map of a guest that is REGISTERED; its stored
+ * pages have been dropped by the caller.  -EIO */
+int guest_empty(struct guest *g);
+/* From now it is not shown or found by its name, which stays taken. */
+void guest_set_ending(struct registry *r, struct guest *g);
 
 /* True: the caller is in, and has to leave. */
 bool guest_enter(struct guest *g);
 void guest_leave(struct guest *g);
 
-/* By id or name: entered or not, only for a moment's look. NULL if unknown. */
+/* By id or name, only for a moment's look. NULL if unknown, or ending. */
 struct guest *guest_by_id(struct registry *r, uint64_t id);
 struct guest *guest_by_name(struct registry *r, const char *name);
+/* By id, entered; NULL if it is unknown or not attached. */
+struct guest *guest_enter_id(struct registry *r, uint64_t id);
 /* The next attached guest after slot *at (start with 0), entered; NULL at the
  * end. */
 struct guest *guest_next_entered(struct registry *r, size_t *at);

@@ -108,7 +108,7 @@ static void damage(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_
 		   g->name, (unsigned long long)ppn, (unsigned long long)handle,
 		   e->tier[pmap_tier(entry)]->ops->name,
 		   why == -EBADMSG ? "fails its checksum" : "cannot be read");
-	session_notice(g, UVMM_NOTICE_DAMAGED,
+	session_notice(e, g, UVMM_NOTICE_DAMAGED,
 		       "page %llu of %s is lost (%s); accesses to it get SIGBUS",
 		       (unsigned long long)ppn, g->name,
 		       why == -EBADMSG ? "its stored copy fails the checksum" :

@@ -6,7 +6,8 @@
  *     guest.attach_lock    attach, detach and end of one guest
  *       guest.arm_lock     which chunks are registered for MISSING faults
  *         swap.lock        slot bitmap of the swap file
- *           guest.wait_lock, events.lock, pressure.lock      leaves
+ *           guest.wait_lock, events.lock, pressure.lock, session.lock
+ *                           leaves
  *
  *   Between these lies no lock: a page is owned by whoever moved its pmap entry
  *   into a transient state (pmap.h), and a chunk's reclaim by whoever set its

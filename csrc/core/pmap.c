@@ -38,3 +38,8 @@ void pmap_fini(struct pmap *p)
 		munmap((void *)p->entries, p->map_bytes);
 	*p = (struct pmap){ 0 };
 }
+
+int pmap_clear(struct pmap *p)
+{
+	return madvise((void *)p->entries, p->map_bytes, MADV_REMOVE) ? -errno : 0;
+}

@@ -107,6 +107,8 @@ struct pmap {
  * may close fd.  -ENOMEM, -ENOSPC, ... */
 int pmap_init(struct pmap *p, int fd, uint64_t pages);
 void pmap_fini(struct pmap *p);
+/* All pages PRESENT again, none absent. Exclusive. -errno of madvise(2). */
+int pmap_clear(struct pmap *p);
 
 static inline pmap_entry pmap_get(const struct pmap *p, uint64_t ppn)
 {

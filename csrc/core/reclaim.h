@@ -28,6 +28,7 @@
 #include <stdint.h>
 
 #include "guest.h"
+#include "tier.h"
 
 struct uvmm_engine;
 struct reclaim_buffer;

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT
+ * What is where, now: the engine's side of uvmm_snapshot(). */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "engine.h"
+#include "locks.h"
+
+#define OWN_THREADS 1u          /* the library's agent */
+
+static bool is_alive(const struct guest *g)
+{
+	uint32_t s = atomic_load(&g->state);
+
+	return s == GUEST_REGISTERED || s == GUEST_ATTACHED;
+}
+
+/* Under the registry's lock, so that the files stay. Resident, swapped and
+ * untouched are read one after the other while pages move: the parts are made
+ * to add up to max. */
+static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
+{
+	uint64_t stored = atomic_load(&g->stored_pages);
+	uint64_t resident = machine_file_pages(g->memfd);
+
+	if (stored > g->max_pages)
+		stored = g->max_pages;
+	if (resident > g->max_pages - stored)
+		resident = g->max_pages - stored;
+	*s = (struct uvmm_guest_stats){
+		.id = g->id,
+		.pid = g->pid,
+		.uid = g->uid,
+		.attached = atomic_load(&g->attached),
+		.min_pages = g->min_pages,
+		.max_pages = g->max_pages,
+		.target_pages = atomic_load(&g->target_pages),
+		.resident_pages = resident,
+		.swapped_pages = stored,
+		.untouched_pages = g->max_pages - resident - stored,
+		.pinned_pages = atomic_load(&g->pinned_pages),
+		.faults = atomic_load(&g->faults),
+		.pages_in = atomic_load(&g->pages_in),
+		.pages_out = atomic_load(&g->pages_out),
+		.zero_dropped = atomic_load(&g->zero_dropped),
+		.aborted = atomic_load(&g->aborted),
+		.damaged_pages = atomic_load(&g->damaged_pages),
+		.stall_ns = guest_stall_ns(g, now_ns),
+	};
+	memcpy(s->name, g->name, sizeof(s->name));
+}
+
+/* Threads of the process, without ours; at least 1. */
+static uint32_t count_threads(int32_t pid, bool attached)
+{
+	unsigned long n = 0;
+	char path[40], line[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, "Threads:", 8))
+			n = strtoul(line + 8, NULL, 10);
+	if (f)
+		fclose(f);
+	if (attached && n > OWN_THREADS)
+		n -= OWN_THREADS;
+	return n ? (uint32_t)n : 1;
+}
+
+static void fill_machine(struct uvmm_engine *e, struct uvmm_machine_stats *m)
+{
+	struct tier *swap = e->tier[UVMM_TIER_SWAP];
+
+	*m = (struct uvmm_machine_stats){
+		.now_ns = clock_ns(),
+		.total_pages = e->pressure.total_pages,
+		.tmpfs_pages = machine_used_pages(&e->machine),
+		.daemon_pages = machine_daemon_pages(),
+		.pressure = atomic_load(&e->pressure.level),
+		.via = e->cfg.via,
+		.reclaimed_pages = atomic_load(&e->reclaimer.pages),
+		.refused = atomic_load(&e->refused),
+		.damaged_pages = atomic_load(&e->damaged_pages),
+	};
+	swap->ops->usage(swap, &m->swap_total_pages, &m->swap_used_pages);
+}
+
+#pragma GCC visibility push(default)
+
+int uvmm_snapshot(uvmm_engine *e, struct uvmm_machine_stats *m,
+		  struct uvmm_guest_stats *guests, size_t cap, size_t *n)
+{
+	struct registry *r = &e->registry;
+	size_t i;
+
+	*n = 0;
+	fill_machine(e, m);
+	lock(&r->lock);
+	for (i = 0; i < r->slots; i++) {
+		struct uvmm_guest_stats s;
+
+		if (!is_alive(r->slot[i]))
+			continue;
+		fill(r->slot[i], m->now_ns, &s);
+		m->guest_pages += s.resident_pages;
+		if (*n < cap)
+			guests[*n] = s;
+		(*n)++;
+	}
+	unlock(&r->lock);
+	for (i = 0; i < *n && i < cap; i++)
+		guests[i].threads = count_threads(guests[i].pid, guests[i].attached);
+	return 0;
+}
+
+int uvmm_guest_find(uvmm_engine *e, const char *name, struct uvmm_guest_stats *out)
+{
+	struct registry *r = &e->registry;
+	int rc = -ENOENT;
+	size_t i;
+
+	lock(&r->lock);
+	for (i = 0; rc && i < r->slots; i++) {
+		if (!is_alive(r->slot[i]) || strcmp(r->slot[i]->name, name))
+			continue;
+		fill(r->slot[i], clock_ns(), out);
+		rc = 0;
+	}
+	unlock(&r->lock);
+	if (!rc)
+		out->threads = count_threads(out->pid, out->attached);
+	return rc;
+}
+
+#pragma GCC visibility pop

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: MIT */
+#include "range.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include "clock.h"
+#include "engine.h"
+#include "load.h"
+
+#define BATCH TIER_BATCH_MAX
+#define OWNER_SLEEP_NS 20000
+#define MEMORY_SLEEP_NS NS_PER_MS
+#define MEMORY_TRIES 1000
+
+struct discard {
+	uint64_t handles[BATCH];
+	size_t stored;
+};
+
+/* Makes the page DISCARDING. False if it stays: damaged, or with *rc set. */
+static bool claim(struct guest *g, uint64_t ppn, struct discard *d, int *rc)
+{
+	for (;;) {
+		pmap_entry e = pmap_get(&g->pmap, ppn);
+
+		switch (pmap_state(e)) {
+		case PAGE_DAMAGED:
+			return false;
+		case PAGE_PRESENT:
+		case PAGE_EVICTING:
+			if (pmap_pins(e)) {
+				*rc = -EBUSY;
+				return false;
+			}
+			if (pmap_move(&g->pmap, ppn, &e, pmap_make(PAGE_DISCARDING, 0)))
+				return true;
+			break;
+		case PAGE_STORED:
+			if (!pmap_move(&g->pmap, ppn, &e, pmap_make(PAGE_DISCARDING, 0)))
+				break;
+			d->handles[d->stored++] = pmap_handle(e);
+			return true;
+		default:
+			clock_sleep_ns(OWNER_SLEEP_NS);
+		}
+	}
+}
+
+static void punch_and_release(struct uvmm_engine *e, struct guest *g, uint64_t lo,
+			      uint64_t n, struct discard *d)
+{
+	uint64_t ppn;
+
+	if (!n)
+		return;
+	fallocate(g->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		  (off_t)(lo << UVMM_PAGE_SHIFT), (off_t)(n << UVMM_PAGE_SHIFT));
+	for (ppn = lo; ppn < lo + n; ppn++)
+		pmap_set(&g->pmap, ppn, pmap_make(PAGE_PRESENT, 0));
+	if (d->stored) {
+		tier_drop(e->tier[UVMM_TIER_SWAP], d->handles, d->stored);
+		atomic_fetch_sub(&g->stored_pages, d->stored);
+		pmap_chunk_sub(&g->pmap, lo, (uint32_t)d->stored);
+		d->stored = 0;
+	}
+	guest_wake(g, lo, n);
+}
+
+static bool any_pinned(const struct guest *g, uint64_t lo, uint64_t hi)
+{
+	uint64_t ppn;
+
+	for (ppn = lo; ppn < hi; ppn++)
+		if (pmap_pins(pmap_get(&g->pmap, ppn)))
+			return true;
+	return false;
+}
+
+int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages)
+{
+	uint64_t at = ppn, end = ppn + pages, lo;
+	struct discard d = { .stored = 0 };
+	int rc = 0;
+
+	if (atomic_load(&g->pinned_pages) && any_pinned(g, ppn, end))
+		return -EBUSY;
+	while (at < end && !rc) {
+		/* Runs end with their chunk, whose books they are in. */
+		uint64_t stop = (at / UVMM_CHUNK_PAGES + 1) * UVMM_CHUNK_PAGES;
+
+		if (!atomic_load(&g->attached))
+			return -ESRCH;
+		stop = stop < end ? stop : end;
+		for (lo = at; at < stop && claim(g, at, &d, &rc); at++)
+			;
+		punch_and_release(e, g, lo, at - lo, &d);
+		if (at < stop)
+			at++;   /* damaged, or the end */
+	}
+	return rc;
+}
+
+static bool is_room_for_pins(const struct uvmm_engine *e, uint64_t pages)
+{
+	return atomic_load(&e->pinned_pages) + pages <= e->cfg.memory_pages / 4 * 3;
+}
+
+static int bring_in(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t end,
+		    struct load_buffer *b, int *tries)
+{
+	uint64_t loaded, hi = ppn + BATCH < end ? ppn + BATCH : end;
+	int rc = load_pages(e, g, ppn, hi, ppn, b, &loaded);
+
+	if (rc != -ENOMEM)
+		return rc == -EIO ? 0 : rc;     /* the page's own state tells */
+	pressure_wait(e, g, false);
+	if (++*tries > MEMORY_TRIES)
+		return -ENOMEM;
+	clock_sleep_ns(MEMORY_SLEEP_NS);
+	return 0;
+}
+
+static int pin_page(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t end,
+		    struct load_buffer *b)
+{
+	int rc = 0, tries = 0;
+
+	while (!rc) {
+		pmap_entry was = pmap_get(&g->pmap, ppn);
+		unsigned pins = pmap_pins(was);
+
+		if (!atomic_load(&g->attached))
+			return -ESRCH;
+		switch (pmap_state(was)) {
+		case PAGE_PRESENT:
+		case PAGE_EVICTING:
+			if (pins == PMAP_PINS_MAX)
+				return -EOVERFLOW;
+			if (!pmap_move(&g->pmap, ppn, &was, pmap_make(PAGE_PRESENT, pins + 1)))
+				break;
+			if (!pins) {
+				atomic_fetch_add(&g->pinned_pages, 1);
+				atomic_fetch_add(&e->pinned_pages, 1);
+			}
+			return 0;
+		case PAGE_STORED:
+			rc = bring_in(e, g, ppn, end, b, &tries);
+			break;
+		case PAGE_DAMAGED:
+			return -EIO;
+		default:
+			clock_sleep_ns(OWNER_SLEEP_NS);
+		}
+	}
+	return rc;
+}
+
+static void unpin_page(struct uvmm_engine *e, struct guest *g, uint64_t ppn)
+{
+	for (;;) {
+		pmap_entry was = pmap_get(&g->pmap, ppn);
+		unsigned pins = pmap_pins(was);
+
+		if (!pins)
+			return;
+		if (pmap_state(was) != PAGE_PRESENT) {
+			clock_sleep_ns(OWNER_SLEEP_NS);
+			continue;
+		}
+		if (!pmap_move(&g->pmap, ppn, &was, pmap_make(PAGE_PRESENT, pins - 1)))
+			continue;
+		if (pins == 1) {
+			atomic_fetch_sub(&g->pinned_pages, 1);
+			atomic_fetch_sub(&e->pinned_pages, 1);
+		}
+		return;
+	}
+}
+
+int range_pin(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages)
+{
+	struct load_buffer *b;
+	uint64_t at = ppn;
+	int rc = 0;
+
+	if (!is_room_for_pins(e, pages))
+		return -ENOMEM;
+	b = load_buffer_new();
+	if (!b)
+		return -ENOMEM;
+	while (at < ppn + pages && !rc) {
+		rc = pin_page(e, g, at, ppn + pages, b);
+		at += !rc;
+	}
+	if (rc)
+		while (at > ppn)
+			unpin_page(e, g, --at);
+	load_buffer_free(b);
+	return rc;
+}
+
+int range_unpin(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages)
+{
+	uint64_t at;
+
+	for (at = ppn; at < ppn + pages; at++)
+		if (!pmap_pins(pmap_get(&g->pmap, at)))
+			return -EINVAL;
+	for (at = ppn; at < ppn + pages; at++)
+		unpin_page(e, g, at);
+	return 0;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * range - what a guest asks for a range of its pages: forget them, or keep them
+ * resident for a while.
+ *
+ *   Units    pages; the range lies in guest memory.
+ *   Threads  any; the caller has entered the guest. A call waits for pages that
+ *            others own (pmap.h), in ascending order, holding no lock.
+ */
+#ifndef RANGE_H
+#define RANGE_H
+
+#include <stdint.h>
+
+#include "guest.h"
+
+struct uvmm_engine;
+
+/* Drops the contents: zero from now. Damaged pages stay so.
+ *   -EBUSY  a page is pinned; nothing was dropped (unless it was pinned while
+ *           this call was on its way)
+ *   -ESRCH  the guest goes away */
+int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages);
+
+/* Loads the pages and keeps reclaim off them, until as many unpins; all or none.
+ *   -ENOMEM     more than three quarters of machine memory would be pinned, or
+ *               none is free within a second
+ *   -EOVERFLOW  a page is pinned PMAP_PINS_MAX times
+ *   -EIO        a page is damaged       -ESRCH */
+int range_pin(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages);
+/* -EINVAL  a page was not pinned; none was unpinned */
+int range_unpin(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages);
+
+#endif /* RANGE_H */

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * session - the guest socket: who connects, in which role, and what they ask
+ * (uvmm/protocol.h).
+ *
+ *   A few worker threads share one epoll; each connection is armed for one event
+ *   at a time (EPOLLONESHOT), so that one worker has it, and only that worker
+ *   closes it. Whoever else wants it closed shuts it down: it then reads its end.
+ *   The processes of guests are watched the same way, by their pidfd.
+ *
+ *   A peer that sends anything which the protocol does not know is told so and
+ *   closed; nobody else notices. A connection that has not said HELLO within 5
+ *   seconds is closed, and the oldest of those when there are too many.
+ *
+ *   Threads  its own; the calls below may be made from any thread. session.lock
+ *            is a leaf, under which messages are sent without waiting.
+ */
+#ifndef SESSION_H
+#define SESSION_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "guest.h"
+
+#define SESSION_WORKERS 4
+
+struct uvmm_engine;
+
+enum conn_kind {
+	CONN_STOP,
+	CONN_LISTENER,
+	CONN_PENDING,           /* has not said HELLO */
+	CONN_CONTROL,
+	CONN_AGENT,
+	CONN_WATCH,
+	CONN_PROCESS,           /* fd is the guest's pidfd, not ours to close */
+};
+
+struct conn {
+	int fd;
+	enum conn_kind kind;
+	struct guest *guest;    /* with guest->id == guest_id, else it has gone */
+	uint64_t guest_id;
+	uint64_t since_ns;
+	struct conn *next;
+};
+
+struct session {
+	struct uvmm_engine *engine;
+	int epoll;
+	int userfault_fd;       /* /dev/userfaultfd, passed to guests */
+	char path[240];
+	char mem_dir[240];
+	struct conn stop, listener;
+	pthread_t worker[SESSION_WORKERS];
+	int workers;
+	pthread_mutex_t lock;   /* guards all below */
+	struct conn *conns;
+	unsigned pending;
+};
+
+/* Opens <run_dir>/guest.sock for everyone (a token says who may what); mem_dir
+ * is told to guests.  -ENODEV without /dev/userfaultfd, -EADDRINUSE, ... */
+int session_start(struct uvmm_engine *e, const char *run_dir, const char *mem_dir,
+		  char *err, size_t err_bytes);
+void session_stop(struct uvmm_engine *e);
+
+/* Watches the process of a new guest. -ENOMEM, -ENOSPC */
+int session_watch_process(struct uvmm_engine *e, struct guest *g);
+/* The guest has gone: its connections end. */
+void session_guest_gone(struct uvmm_engine *e, const struct guest *g);
+
+/* Tells all agents the level, and each its part of wanted_pages. */
+void session_send_pressure(struct uvmm_engine *e, uint32_t level, uint64_t wanted_pages);
+/* Tells whoever started the guest, in words. */
+void session_notice(struct uvmm_engine *e, const struct guest *g,
+		    enum uvmm_notice_kind kind, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
+
+/* --- between session.c and session_request.c -------------------------------- */
+
+#define PACKET_FDS 4
+#define PACKET_BYTES 512
+
+struct packet {
+	struct uvmm_msg_head head;
+	unsigned char body[PACKET_BYTES];
+	size_t body_bytes;
+	int fds[PACKET_FDS];
+	int n_fds;
+};
+
+/* One packet, without waiting: 1 read, 0 the peer has closed, -EAGAIN, -EPROTO
+ * for one that is too long or whose head is not of this protocol. */
+int packet_receive(int fd, struct packet *p);
+/* Closes the descriptors that came and were not taken (set to -1). */
+void packet_close_fds(struct packet *p);
+/* Sends without waiting; 0 or -errno. */
+int packet_send(int fd, uint16_t type, uint32_t seq, int32_t status, const void *body,
+		size_t body_bytes, const int *fds, int n_fds);
+int packet_reply(int fd, uint32_t seq, int32_t status, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
+
+/* Answers one request of a guest's CONTROL connection; false: close it. */
+bool session_request(struct uvmm_engine *e, struct conn *c, struct packet *p);
+
+#endif /* SESSION_H */
