@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""uvmm: a userspace memory virtualizer for Linux processes."""

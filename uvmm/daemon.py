@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: MIT
+"""
+The daemon's mind: sense, decide, act, and what the control API asks of it.
+
+The only file that knows both policy and the data plane.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from uvmm.act import set_targets
+from uvmm.core import EventKind, GuestConfig
+from uvmm.errors import BadInputError, ConflictError, NotReadyError, UnknownGuestError
+from uvmm.host import owner, process
+from uvmm.policy import admission
+from uvmm.policy.targets import targets
+from uvmm.sense import Senses
+from uvmm.units import bytes_to_pages, pages_to_bytes, parse_size, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uvmm.core import Engine, Event
+    from uvmm.host import Process
+    from uvmm.model import Guest, Moved, Snapshot
+
+NAME_BYTES = 63
+SHARES_MAX = 1_000_000
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,62}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """
+    What a launcher asks for a guest.
+
+    Sizes are words, where 100% is machine memory; None is the default. With
+    `numbered` a name that is taken gets -2, -3 and so on.
+    """
+
+    name: str
+    numbered: bool
+    pid: int
+    uid: int | None
+    gid: int | None
+    min_size: str | None
+    max_size: str | None
+    shares: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """What a launcher gets: what its guest says on the guest socket."""
+
+    name: str
+    token: bytes
+    max_pages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Member:
+    name: str
+    shares: int
+    process: Process
+
+
+class Daemon:
+    """
+    Guests and the engine under them; calls may be made from any thread.
+
+    `on_change` is told the processes of all guests, by name, whenever one
+    comes or goes.
+    """
+
+    def __init__(
+        self, engine: Engine, *, on_change: Callable[[dict[str, Process]], None]
+    ) -> None:
+        self._engine = engine
+        self._on_change = on_change
+        self._senses = Senses(engine)
+        self._lock = threading.Lock()  # guards the senses and all below
+        self._members: dict[int, _Member] = {}
+        self._ending = False
+
+    def look(self) -> tuple[Snapshot, dict[int, float]]:
+        """Return the figures of now, and the guests' stall percentages by id."""
+        with self._lock:
+            return self._look_locked()
+
+    def step(self) -> None:
+        """Sense, decide, act: once a sampling period."""
+        with self._lock:
+            snapshot, _ = self._look_locked()
+        set_targets(self._engine, snapshot, targets(snapshot))
+
+    def admit(self, wanted: Application) -> Admission:
+        """
+        Register a guest.
+
+        Raises:
+            BadInputError: If a value cannot be had, or the process is not there.
+            ConflictError: If the name is taken.
+            NoRoomError: If there is no room for its min, or for any guest.
+            NotReadyError: If the daemon is ending.
+        """
+        guest_process, uid, gid = _who(wanted)
+        token = secrets.token_bytes(16)
+        with self._lock:
+            if self._ending:
+                raise NotReadyError("the daemon is ending")
+            snapshot, _ = self._look_locked()
+            config = GuestConfig(
+                name=self._name_locked(wanted), token=token, pid=wanted.pid,
+                uid=uid, gid=gid, **_sizes(wanted, snapshot),
+            )
+            guest_id = self._engine.create_guest(config)
+            self._members[guest_id] = _Member(
+                name=config.name, shares=wanted.shares, process=guest_process
+            )
+            self._changed_locked()
+        return Admission(name=config.name, token=token, max_pages=config.max_pages)
+
+    def reclaim(self, name: str, size: str, tier: str) -> Moved:
+        """
+        Take *size* (100% is all that is resident) of a guest into a tier.
+
+        Raises:
+            BadInputError: If it is no size.
+            UnknownGuestError: If there is no such guest.
+            NotReadyError: If it has not attached yet.
+            NoRoomError: If the tier is full.
+            EngineError: If the tier failed.
+        """
+        guest = self.guest(name)
+        resident_bytes = pages_to_bytes(guest.resident_pages)
+        wanted_bytes = parse_size(size, percent_of=resident_bytes, what="size")
+        wanted_pages = min(bytes_to_pages(wanted_bytes), guest.resident_pages)
+        return self._engine.reclaim(guest.id, wanted_pages, tier)
+
+    def restore(self, name: str) -> Moved:
+        """
+        Bring a guest's stored pages back.
+
+        Raises:
+            UnknownGuestError: If there is no such guest.
+            NotReadyError: If it has not attached yet.
+            EngineError: If a page is damaged.
+        """
+        return self._engine.restore(self.guest(name).id)
+
+    def guest(self, name: str) -> Guest:
+        """
+        Return the figures of one guest.
+
+        Raises:
+            UnknownGuestError: If there is no such guest.
+        """
+        snapshot, _ = self.look()
+        for guest in snapshot.guests:
+            if guest.name == name:
+                return guest
+        raise UnknownGuestError(f"there is no guest {shown(name)}; 'uvmm ps' lists them")
+
+    def take(self, event: Event) -> str:
+        """Account for an event; returns the name of the guest that it is about."""
+        with self._lock:
+            member = self._members.get(event.guest_id)
+            if member is None:
+                return ""
+            if event.kind == EventKind.ENDED:
+                del self._members[event.guest_id]
+                self._changed_locked()
+        return member.name
+
+    def empty(self) -> bool:
+        """Tell whether there is no guest; if so, none is admitted any more."""
+        with self._lock:
+            self._ending = self._ending or not self._members
+            return self._ending
+
+    def _look_locked(self) -> tuple[Snapshot, dict[int, float]]:
+        shares = {guest_id: member.shares for guest_id, member in self._members.items()}
+        snapshot = self._senses.look(shares)
+        stalls = {guest.id: self._senses.stall_percent(guest.id) for guest in snapshot.guests}
+        return snapshot, stalls
+
+    def _name_locked(self, wanted: Application) -> str:
+        taken = {member.name for member in self._members.values()}
+        if wanted.name not in taken:
+            return wanted.name
+        if not wanted.numbered:
+            raise ConflictError(
+                f"a guest named {wanted.name} runs already; choose another --name"
+            )
+        number = 2
+        while (name := _numbered(wanted.name, number)) in taken:
+            number += 1
+        return name
+
+    def _changed_locked(self) -> None:
+        self._on_change({member.name: member.process for member in self._members.values()})
+
+
+def _numbered(name: str, number: int) -> str:
+    suffix = f"-{number}"
+    return name[: NAME_BYTES - len(suffix)] + suffix
+
+
+def _who(wanted: Application) -> tuple[Process, int, int]:
+    """Check names and numbers; return the process and whose it is to be."""
+    if not _NAME.fullmatch(wanted.name):
+        raise BadInputError(
+            f"--name {shown(wanted.name)}: 1 to {NAME_BYTES} of letters, digits and _.+-, "
+            "not starting with a sign"
+        )
+    if not 1 <= wanted.shares <= SHARES_MAX:
+        raise BadInputError(f"--shares {wanted.shares}: must be 1 to {SHARES_MAX}")
+    guest_process, owned = process(wanted.pid), owner(wanted.pid)
+    if guest_process is None or owned is None:
+        raise BadInputError(f"there is no process {wanted.pid}")
+    uid = owned[0] if wanted.uid is None else wanted.uid
+    gid = owned[1] if wanted.gid is None else wanted.gid
+    if owned[0] not in (0, uid):
+        raise BadInputError(f"process {wanted.pid} belongs to user {owned[0]}, not {uid}")
+    return guest_process, uid, gid
+
+
+def _sizes(wanted: Application, snapshot: Snapshot) -> dict[str, int]:
+    machine = snapshot.machine
+    total_bytes = pages_to_bytes(machine.total_pages)
+
+    def pages(size: str | None, what: str) -> int | None:
+        if size is None:
+            return None
+        # Rounded up: whoever asks for a byte means to have it.
+        return -(-parse_size(size, percent_of=total_bytes, what=what) // pages_to_bytes(1))
+
+    max_pages = admission.admitted_max(machine, pages(wanted.max_size, "--max"))
+    min_pages = pages(wanted.min_size, "--min") or 0
+    others = [guest.min_pages for guest in snapshot.guests]
+    admission.check_min(machine, others, min_pages, max_pages)
+    return {
+        "min_pages": min_pages, "max_pages": max_pages,
+        "target_pages": max(min_pages, min(max_pages, machine.total_pages)),
+    }

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""What the host is and has: memory, disk space, processes, mounts, users."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from dataclasses import dataclass
+from pathlib import Path
+
+from uvmm.errors import BadInputError
+from uvmm.units import shown
+
+SHMEM_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process that cannot be mistaken for a later one with its number."""
+
+    pid: int
+    started: int
+
+    def alive(self) -> bool:
+        """Tell whether it still runs; a zombie does not."""
+        return process(self.pid) == self
+
+
+def process(pid: int) -> Process | None:
+    """Return the process of that number, None if there is none or it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else Process(pid=pid, started=int(fields[19]))
+
+
+def ram_bytes() -> int:
+    """Return the host's RAM."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_disk_bytes(directory: Path) -> int:
+    """
+    Return what a new file in *directory* could have.
+
+    Raises:
+        BadInputError: If there is no such directory.
+    """
+    try:
+        space = os.statvfs(directory)
+    except OSError as error:
+        raise BadInputError(
+            f"no swap file can be made in {directory}: {error.strerror}"
+        ) from None
+    return space.f_bavail * space.f_frsize
+
+
+def group_id(name: str) -> int:
+    """
+    Return the number of a group, given by name or number.
+
+    Raises:
+        BadInputError: If there is no such group.
+    """
+    try:
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        if name.isascii() and name.isdigit() and int(name) < 0xFFFFFFFF:
+            return int(name)
+    raise BadInputError(f"--group: there is no group {shown(name)}")
+
+
+def user(name: str) -> pwd.struct_passwd:
+    """
+    Return a user, given by name or number.
+
+    Raises:
+        BadInputError: If there is no such user.
+    """
+    try:
+        if name.isascii() and name.isdigit():
+            return pwd.getpwuid(int(name))
+        return pwd.getpwnam(name)
+    except (KeyError, ValueError, OverflowError):
+        raise BadInputError(f"--user: there is no user {shown(name)}") from None
+
+
+def owner(pid: int) -> tuple[int, int] | None:
+    """Return the user and group of a process, None if there is none."""
+    try:
+        status = Path(f"/proc/{pid}").stat()
+    except OSError:
+        return None
+    return status.st_uid, status.st_gid
+
+
+def mounts_below(directory: Path) -> list[Path]:
+    """Return the mount points below *directory*, innermost first."""
+    points = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        escaped = line.split()[4]
+        point = Path(escaped.encode().decode("unicode_escape"))
+        if directory in point.parents:
+            points.append(point)
+    return sorted(points, key=lambda point: len(point.parts), reverse=True)
+
+
+def chosen_word(setting: Path) -> str:
+    """Return the word in brackets of a /sys setting; empty if there is none."""
+    try:
+        text = setting.read_text()
+    except OSError:
+        return ""
+    return text.partition("[")[2].partition("]")[0]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""The daemon's log: one JSON object a line, bounded, and the last lines in memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOG_BYTES = 4 << 20  # the run directory usually lies in RAM
+RECENT_EVENTS = 1000
+LOGGER = logging.getLogger("uvmm")
+
+
+class LogEvent(TypedDict):
+    """A line of the log; `guest` is empty if it is about nobody."""
+
+    time: str
+    level: str
+    kind: str
+    guest: str
+    text: str
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return *record* as one line, with its traceback if it has one."""
+        event: dict[str, str] = dict(_event(record))
+        if record.exc_info:
+            event["trace"] = self.formatException(record.exc_info)
+        return json.dumps(event)
+
+
+class _Recent(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: deque[LogEvent] = deque(maxlen=RECENT_EVENTS)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        self.events.append(_event(record))
+
+
+def open_log(path: Path) -> deque[LogEvent]:
+    """
+    Send the log to *path*.
+
+    Returns:
+        The newest events, oldest first; it goes on filling.
+    """
+    file = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
+    file.setFormatter(_JsonLines())
+    recent = _Recent()
+    LOGGER.handlers = [file, recent]
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    path.chmod(0o600)
+    return recent.events
+
+
+def tell(text: str, *, kind: str = "daemon", guest: str = "", level: int = logging.INFO) -> None:
+    """Log *text* as an event of a kind, about a guest."""
+    LOGGER.log(level, "%s", text, extra={"kind": kind, "guest": guest})
+
+
+def _event(record: logging.LogRecord) -> LogEvent:
+    return LogEvent(
+        time=datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+        level=record.levelname.lower(),
+        kind=getattr(record, "kind", "daemon"),
+        guest=getattr(record, "guest", ""),
+        text=record.getMessage(),
+    )

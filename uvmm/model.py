@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""
+Snapshots of the machine and its guests: the language of policy and views.
+
+Units: pages of 4 KiB, nanoseconds of the monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Machine memory and swap at one moment."""
+
+    now_ns: int
+    total_pages: int
+    tmpfs_pages: int
+    daemon_pages: int
+    guest_pages: int
+    swap_total_pages: int
+    swap_used_pages: int
+    pressure: int
+    via: str
+    reclaimed_pages: int
+    refused: int
+    damaged_pages: int
+
+    @property
+    def used_pages(self) -> int:
+        """What the tmpfs and the daemon hold of the host's RAM."""
+        return self.tmpfs_pages + self.daemon_pages
+
+    @property
+    def free_pages(self) -> int:
+        """What is left of the budget; 0 when it is overdrawn."""
+        return max(0, self.total_pages - self.used_pages)
+
+    @property
+    def overhead_pages(self) -> int:
+        """What uvmm itself costs: all that is used and is no guest's page."""
+        return max(0, self.used_pages - self.guest_pages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """
+    One guest at one moment.
+
+    Each of its max pages is in exactly one place, so the seven figures from
+    `resident_pages` to `untouched_pages` add up to `max_pages`.
+    """
+
+    id: int
+    name: str
+    pid: int
+    uid: int
+    attached: bool
+    threads: int
+    min_pages: int
+    max_pages: int
+    shares: int
+    target_pages: int
+    resident_pages: int
+    shared_pages: int = 0
+    ballooned_pages: int = 0
+    compressed_pages: int = 0
+    swapped_pages: int
+    far_pages: int = 0
+    untouched_pages: int
+    pinned_pages: int
+    faults: int
+    pages_in: int
+    pages_out: int
+    zero_dropped: int
+    aborted: int
+    damaged_pages: int
+    stall_ns: int
+
+    @property
+    def placed_pages(self) -> int:
+        """Sum over all places; equals `max_pages`."""
+        return (
+            self.resident_pages + self.shared_pages + self.ballooned_pages
+            + self.compressed_pages + self.swapped_pages + self.far_pages
+            + self.untouched_pages
+        )
+
+    @property
+    def touched_pages(self) -> int:
+        """Pages with contents, wherever they are."""
+        return self.max_pages - self.untouched_pages - self.ballooned_pages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The machine and all guests at one moment."""
+
+    machine: Machine
+    guests: tuple[Guest, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """What a reclaim or a restore did."""
+
+    pages: int
+    zero_pages: int
+    left_pages: int
+    elapsed_ns: int

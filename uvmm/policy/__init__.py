@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Decisions: values in, values out. No I/O, no clock, no thread, no global."""

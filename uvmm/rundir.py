@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: MIT
+"""
+A daemon's run directory: what lies where, its lock and its record.
+
+    control.sock   the control API        guest.sock   guests attach here
+    daemon.lock    held while it lives    daemon.pid   its process, once it serves
+    daemon.log     one JSON object a line state.json   what a crash would leave
+    machine/       machine memory         mem/         the memory filesystem
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from uvmm.errors import ConflictError, DaemonStartError
+from uvmm.host import Process
+
+DEFAULT_RUN_DIR = "/run/uvmm"
+RUN_DIR_VARIABLE = "UVMM_RUN_DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """The paths below one run directory."""
+
+    path: Path
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the control API listens."""
+        return self.path / "control.sock"
+
+    @property
+    def guest_socket(self) -> Path:
+        """Where guests attach."""
+        return self.path / "guest.sock"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the daemon."""
+        return self.path / "daemon.lock"
+
+    @property
+    def pid(self) -> Path:
+        """The daemon's process number, while it serves."""
+        return self.path / "daemon.pid"
+
+    @property
+    def log(self) -> Path:
+        """The daemon's log."""
+        return self.path / "daemon.log"
+
+    @property
+    def state(self) -> Path:
+        """The daemon's record."""
+        return self.path / "state.json"
+
+    def leftovers(self) -> list[Path]:
+        """What a daemon makes there besides mounts and the lock."""
+        return [
+            self.control_socket, self.guest_socket, self.pid, self.state,
+            self.state.with_suffix(".new"), self.log, self.log.with_suffix(".log.1"),
+        ]
+
+    def directories(self) -> list[Path]:
+        """Mount points that the data plane makes there."""
+        return [self.path / "machine", self.path / "mem"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """
+    What must be known to clean up after a daemon that was killed.
+
+    `guests` maps names to processes; `shmem_enabled` is the system's setting
+    before the daemon started.
+    """
+
+    made_run_dir: bool
+    swap_path: str | None
+    shmem_enabled: str
+    guests: dict[str, Process] = field(default_factory=dict)
+
+
+def write_record(run_dir: RunDir, record: Record) -> None:
+    """Replace the record, whole or not at all."""
+    fresh = run_dir.state.with_suffix(".new")
+    fresh.write_text(json.dumps(asdict(record)))
+    fresh.replace(run_dir.state)
+
+
+def read_record(run_dir: RunDir) -> Record | None:
+    """Return the record that a daemon left, None if there is none to be read."""
+    try:
+        raw = json.loads(run_dir.state.read_text())
+        guests = {name: Process(**told) for name, told in raw.pop("guests").items()}
+        return Record(**raw, guests=guests)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return None
+
+
+def make(run_dir: RunDir) -> bool:
+    """
+    Make sure that the directory exists and is ours.
+
+    Returns:
+        Whether it was made now.
+
+    Raises:
+        DaemonStartError: If it cannot be made, or others could write in it.
+    """
+    try:
+        run_dir.path.mkdir(mode=0o711)
+        # mkdir obeys the umask, and guests of other users have to get through.
+        run_dir.path.chmod(0o711)
+    except FileExistsError:
+        _check_ours(run_dir.path)
+        return False
+    except OSError as error:
+        hint = "; uvmm needs root" if error.errno in (errno.EACCES, errno.EPERM) else ""
+        raise DaemonStartError(
+            f"cannot make the run directory {run_dir.path}: {error.strerror}{hint}"
+        ) from None
+    return True
+
+
+def take_lock(run_dir: RunDir) -> int:
+    """
+    Take the lock that one daemon a run directory holds.
+
+    Returns:
+        A descriptor; the lock lasts until it is closed.
+
+    Raises:
+        ConflictError: If another daemon holds it.
+    """
+    while True:
+        lock = os.open(run_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise ConflictError(
+                f"a daemon already serves {run_dir.path}; end it with 'uvmm down' or choose "
+                "another --run-dir"
+            ) from None
+        # A daemon that ends removes the file: the lock may be on one that is gone.
+        with suppress(FileNotFoundError):
+            if run_dir.lock.stat().st_ino == os.fstat(lock).st_ino:
+                return lock
+        os.close(lock)
+
+
+def remove(run_dir: RunDir, *, made: bool) -> None:
+    """Remove all that is the daemon's; the caller holds the lock."""
+    for path in run_dir.leftovers():
+        path.unlink(missing_ok=True)
+    for directory in run_dir.directories():
+        with suppress(OSError):
+            directory.rmdir()
+    run_dir.lock.unlink(missing_ok=True)
+    if made:
+        with suppress(OSError):
+            run_dir.path.rmdir()
+
+
+def _check_ours(path: Path) -> None:
+    status = path.stat()
+    if not path.is_dir():
+        raise DaemonStartError(f"the run directory {path} is no directory")
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise DaemonStartError(
+            f"the run directory {path} could be written by others; choose one of your own"
+        )

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""What goes over the control API: its bodies, and how a snapshot is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from uvmm.daemon import SHARES_MAX
+from uvmm.units import pages_to_bytes
+
+if TYPE_CHECKING:
+    from uvmm.model import Guest, Machine, Moved, Snapshot
+
+SIZE_CHARACTERS = 64
+ID_MAX = 0xFFFFFFFE  # the largest user and group number
+PID_MAX = 1 << 22
+DEFAULT_SHARES = 1000
+
+SizeText = Annotated[str, Field(max_length=SIZE_CHARACTERS)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class GuestRequest(_Body):
+    """A guest to be registered; its process waits until it is."""
+
+    name: Annotated[str, Field(max_length=63)]
+    numbered: bool = False
+    pid: Annotated[int, Field(ge=1, le=PID_MAX)]
+    uid: Annotated[int, Field(ge=0, le=ID_MAX)] | None = None
+    gid: Annotated[int, Field(ge=0, le=ID_MAX)] | None = None
+    min: SizeText | int | None = None
+    max: SizeText | int | None = None
+    shares: Annotated[int, Field(ge=1, le=SHARES_MAX)] = DEFAULT_SHARES
+
+
+class ReclaimRequest(_Body):
+    """How much to take, such as `64M` or `50%` of what is resident, and where to."""
+
+    size: SizeText | int
+    tier: Literal["swap"] = "swap"
+
+
+class GuestAnswer(TypedDict):
+    """What a registered guest's process needs to attach."""
+
+    name: str
+    token: str
+    socket: str
+    max_bytes: int
+
+
+class MovedAnswer(TypedDict):
+    """What a reclaim or a restore did; `zero_pages` of `pages` needed no store."""
+
+    pages: int
+    zero_pages: int
+    left_pages: int
+    elapsed_seconds: float
+
+
+class MachineFigures(TypedDict):
+    """The machine; what each means is in docs/reference.md."""
+
+    total_bytes: int
+    used_bytes: int
+    free_bytes: int
+    overhead_bytes: int
+    guest_bytes: int
+    daemon_bytes: int
+    swap_total_bytes: int
+    swap_used_bytes: int
+    memory_via: str
+    pressure: Literal["none", "some", "full"]
+    reclaimed_pages: int
+    refused: int
+    damaged_pages: int
+
+
+class GuestFigures(TypedDict):
+    """A guest; the seven places of its pages add up to `max_bytes`."""
+
+    name: str
+    pid: int
+    uid: int
+    attached: bool
+    threads: int
+    min_bytes: int
+    max_bytes: int
+    shares: int
+    target_bytes: int
+    resident_bytes: int
+    shared_bytes: int
+    ballooned_bytes: int
+    compressed_bytes: int
+    swapped_bytes: int
+    far_bytes: int
+    untouched_bytes: int
+    pinned_bytes: int
+    faults: int
+    pages_in: int
+    pages_out: int
+    zero_dropped: int
+    aborted: int
+    damaged_pages: int
+    stall_seconds: float
+    stall_percent: float
+
+
+class Figures(TypedDict):
+    """One sample of everything."""
+
+    machine: MachineFigures
+    guests: list[GuestFigures]
+
+
+class Health(TypedDict):
+    """That the daemon serves, and who it is."""
+
+    status: Literal["serving"]
+    pid: int
+    guests: int
+
+
+class ErrorAnswer(TypedDict):
+    """Why a request was refused, in one line."""
+
+    error: str
+
+
+_PRESSURE: tuple[Literal["none"], Literal["some"], Literal["full"]] = ("none", "some", "full")
+
+
+def machine_figures(machine: Machine) -> MachineFigures:
+    """Tell *machine* in bytes."""
+    return MachineFigures(
+        total_bytes=pages_to_bytes(machine.total_pages),
+        used_bytes=pages_to_bytes(machine.used_pages),
+        free_bytes=pages_to_bytes(machine.free_pages),
+        overhead_bytes=pages_to_bytes(machine.overhead_pages),
+        guest_bytes=pages_to_bytes(machine.guest_pages),
+        daemon_bytes=pages_to_bytes(machine.daemon_pages),
+        swap_total_bytes=pages_to_bytes(machine.swap_total_pages),
+        swap_used_bytes=pages_to_bytes(machine.swap_used_pages),
+        memory_via=machine.via,
+        pressure=_PRESSURE[machine.pressure],
+        reclaimed_pages=machine.reclaimed_pages,
+        refused=machine.refused,
+        damaged_pages=machine.damaged_pages,
+    )
+
+
+def guest_figures(guest: Guest, stall_percent: float) -> GuestFigures:
+    """Tell *guest* in bytes and seconds."""
+    return GuestFigures(
+        name=guest.name, pid=guest.pid, uid=guest.uid, attached=guest.attached,
+        threads=guest.threads,
+        min_bytes=pages_to_bytes(guest.min_pages),
+        max_bytes=pages_to_bytes(guest.max_pages),
+        shares=guest.shares,
+        target_bytes=pages_to_bytes(guest.target_pages),
+        resident_bytes=pages_to_bytes(guest.resident_pages),
+        shared_bytes=pages_to_bytes(guest.shared_pages),
+        ballooned_bytes=pages_to_bytes(guest.ballooned_pages),
+        compressed_bytes=pages_to_bytes(guest.compressed_pages),
+        swapped_bytes=pages_to_bytes(guest.swapped_pages),
+        far_bytes=pages_to_bytes(guest.far_pages),
+        untouched_bytes=pages_to_bytes(guest.untouched_pages),
+        pinned_bytes=pages_to_bytes(guest.pinned_pages),
+        faults=guest.faults, pages_in=guest.pages_in, pages_out=guest.pages_out,
+        zero_dropped=guest.zero_dropped, aborted=guest.aborted,
+        damaged_pages=guest.damaged_pages,
+        stall_seconds=guest.stall_ns / 1e9,
+        stall_percent=round(stall_percent, 2),
+    )
+
+
+def figures(snapshot: Snapshot, stalls: dict[int, float]) -> Figures:
+    """Tell a snapshot; *stalls* are percentages by guest id."""
+    return Figures(
+        machine=machine_figures(snapshot.machine),
+        guests=[guest_figures(guest, stalls[guest.id]) for guest in snapshot.guests],
+    )
+
+
+def moved(done: Moved) -> MovedAnswer:
+    """Tell what a job did."""
+    return MovedAnswer(
+        pages=done.pages, zero_pages=done.zero_pages, left_pages=done.left_pages,
+        elapsed_seconds=done.elapsed_ns / 1e9,
+    )

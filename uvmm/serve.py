@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: MIT
+"""
+The daemon's process: `python -m uvmm.serve`, started by `uvmm up` and `uvmm run`.
+
+It reads its settings as JSON from standard input and answers on standard output
+with one line: `serving`, or `error CODE MESSAGE`. Order of life: lock, leftovers,
+record, log, engine, control socket; its end is the mirror.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from uvmm import host, leftovers, rundir
+from uvmm.api import make_app
+from uvmm.core import Engine, EngineConfig, EventKind
+from uvmm.daemon import Daemon
+from uvmm.errors import BadInputError, DaemonStartError, NotReadyError, UvmmError
+from uvmm.log import open_log, tell
+from uvmm.sense import PERIOD_S
+from uvmm.settings import VIA, Settings, Sizes, check_run_dir, resolve, swap_path
+from uvmm.units import bytes_to_pages, format_size
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from uvmm.host import Process
+    from uvmm.log import LogEvent
+    from uvmm.rundir import Record, RunDir
+
+FIRST_GUEST_WAIT_S = 20.0  # of a daemon that ends with its last guest
+CONNECTIONS = 256
+DRAIN_S = 2
+
+
+def main() -> None:
+    """Serve until told to end."""
+    settings = Settings(**json.load(sys.stdin))
+    try:
+        asyncio.run(serve(settings, _answer))
+    except UvmmError as error:
+        _answer(f"error {error.exit_code} {error}")
+        sys.exit(error.exit_code)
+
+
+async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+    """
+    Be the daemon of a run directory until a signal or a request ends it.
+
+    Args:
+        settings: What it is asked to be.
+        ready: Called with `serving` once it does.
+
+    Raises:
+        UvmmError: If it cannot be; nothing is left behind.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    with ExitStack() as undo:
+        parts = _open(settings, undo)
+        control = _listen(parts.run_dir, parts.group)
+        undo.callback(control.close)
+        app = make_app(
+            parts.daemon, guest_socket=parts.run_dir.guest_socket, events=parts.events,
+            shut_down=stop.set,
+        )
+        pump = _EventPump(parts.engine, parts.daemon)
+        loop.add_reader(parts.engine.event_fd, pump.drain)
+        undo.callback(loop.remove_reader, parts.engine.event_fd)
+        server = _Server(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", http="h11",
+                ws="none", limit_concurrency=CONNECTIONS,
+                timeout_graceful_shutdown=DRAIN_S,
+            )
+        )
+        serving = asyncio.create_task(server.serve(sockets=[control]))
+        ticking = asyncio.create_task(_tick(parts.daemon, stop))
+        ending = asyncio.create_task(_end_when_empty(parts.daemon, pump, stop, settings))
+        parts.run_dir.pid.write_text(f"{os.getpid()}\n")
+        ready("serving")
+        await stop.wait()
+        tell("ending")
+        server.should_exit = True
+        ending.cancel()
+        await asyncio.gather(serving, ticking, ending, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    run_dir: RunDir
+    engine: Engine
+    daemon: Daemon
+    events: deque[LogEvent]
+    group: int | None
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the daemon."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+class _EventPump:
+    """Brings the engine's events into the log and to the daemon."""
+
+    def __init__(self, engine: Engine, daemon: Daemon) -> None:
+        self._engine = engine
+        self._daemon = daemon
+        self.guest_ended = asyncio.Event()
+
+    def drain(self) -> None:
+        """Take all events that wait."""
+        with suppress(NotReadyError):
+            while event := self._engine.next_event():
+                name = self._daemon.take(event)
+                bad = event.kind in (EventKind.REFUSED, EventKind.DAMAGED)
+                tell(
+                    event.text, kind=event.kind.name.lower(), guest=name,
+                    level=logging.ERROR if bad else logging.INFO,
+                )
+                if event.kind == EventKind.ENDED:
+                    self.guest_ended.set()
+
+
+def _open(settings: Settings, undo: ExitStack) -> _Parts:
+    """Bring up all that serves; *undo* takes it down, in mirrored order."""
+    check_run_dir(settings.run_dir)
+    if os.geteuid() != 0:
+        raise DaemonStartError("the daemon needs root; start it with sudo")
+    sizes = _sizes(settings)
+    group = None if settings.group is None else host.group_id(settings.group)
+    run_dir = rundir.RunDir(Path(settings.run_dir))
+    made = rundir.make(run_dir)
+    lock = _lock(run_dir, made=made)
+    undo.callback(os.close, lock)
+    made = leftovers.clean(run_dir, force=settings.force) or made
+    undo.callback(rundir.remove, run_dir, made=made)
+    _check_swap_path(settings, sizes)
+    record = rundir.Record(
+        made_run_dir=made, swap_path=str(sizes.swap_path) if sizes.swap_path else None,
+        shmem_enabled=host.chosen_word(host.SHMEM_ENABLED),
+    )
+    rundir.write_record(run_dir, record)
+    events = open_log(run_dir.log)
+    engine = _engine(run_dir, settings, sizes, group)
+    undo.callback(engine.stop)
+    daemon = Daemon(engine, on_change=_recorder(run_dir, record))
+    tell(
+        f"machine memory {format_size(sizes.memory_bytes)}, "
+        f"swap {format_size(sizes.swap_bytes)} at {sizes.swap_path}"
+    )
+    return _Parts(run_dir=run_dir, engine=engine, daemon=daemon, events=events, group=group)
+
+
+def _lock(run_dir: RunDir, *, made: bool) -> int:
+    try:
+        return rundir.take_lock(run_dir)
+    except OSError as error:
+        if made:
+            run_dir.path.rmdir()
+        raise DaemonStartError(f"cannot lock {run_dir.lock}: {error.strerror}") from None
+
+
+def _sizes(settings: Settings) -> Sizes:
+    if settings.memory_via not in (None, *VIA):
+        raise BadInputError(f"--memory-via {settings.memory_via}: give one of {', '.join(VIA)}")
+    return resolve(
+        settings, ram_bytes=host.ram_bytes(),
+        free_disk_bytes=host.free_disk_bytes(swap_path(settings).parent),
+    )
+
+
+def _check_swap_path(settings: Settings, sizes: Sizes) -> None:
+    """The engine replaces what is there: that must not be a user's own file."""
+    path = sizes.swap_path
+    if path is None or not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_file():
+        raise BadInputError(f"--swap {path} is no regular file; name one that can be made")
+    if settings.swap is not None and not settings.force:
+        raise BadInputError(
+            f"--swap {path} exists; remove it, name another, or replace it with --force"
+        )
+
+
+def _engine(run_dir: RunDir, settings: Settings, sizes: Sizes, group: int | None) -> Engine:
+    config = EngineConfig(
+        run_dir=run_dir.path, swap_path=sizes.swap_path,
+        memory_pages=bytes_to_pages(sizes.memory_bytes),
+        swap_pages=bytes_to_pages(sizes.swap_bytes),
+        via=settings.memory_via or VIA[0], group=group,
+    )
+    try:
+        return Engine(config)
+    except UvmmError as error:
+        if settings.memory_via is not None or "descriptor" in str(error):
+            raise
+        return _engine_by_descriptor(config, error)
+
+
+def _engine_by_descriptor(config: EngineConfig, why: UvmmError) -> Engine:
+    """Do without the memory filesystem where the kernel has no passthrough."""
+    try:
+        engine = Engine(replace(config, via="descriptor"))
+    except UvmmError:
+        raise why from None
+    tell(f"memory is handed over as descriptors: {why}", level=logging.WARNING)
+    return engine
+
+
+def _recorder(run_dir: RunDir, record: Record) -> Callable[[dict[str, Process]], None]:
+    def write(guests: dict[str, Process]) -> None:
+        try:
+            rundir.write_record(run_dir, replace(record, guests=guests))
+        except OSError as error:
+            tell(f"cannot write {run_dir.state}: {error.strerror}", level=logging.ERROR)
+
+    return write
+
+
+def _listen(run_dir: RunDir, group: int | None) -> socket.socket:
+    control = socket.socket(socket.AF_UNIX)
+    former = os.umask(0o177)
+    try:
+        control.bind(str(run_dir.control_socket))
+    finally:
+        os.umask(former)
+    if group is not None:
+        os.chown(run_dir.control_socket, -1, group)
+        run_dir.control_socket.chmod(0o660)
+    control.listen(CONNECTIONS)
+    return control
+
+
+async def _tick(daemon: Daemon, stop: asyncio.Event) -> None:
+    """Let the daemon think, four times a second, whatever goes wrong once."""
+    while not stop.is_set():
+        try:
+            await asyncio.to_thread(daemon.step)
+        except NotReadyError:
+            return
+        except Exception:  # noqa: BLE001 - the daemon's top: it lives on, and tells
+            tell_failure()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), PERIOD_S)
+
+
+def tell_failure() -> None:
+    """Log the exception being handled."""
+    logging.getLogger("uvmm").exception("a step of the control loop failed")
+
+
+async def _end_when_empty(
+    daemon: Daemon, pump: _EventPump, stop: asyncio.Event, settings: Settings
+) -> None:
+    if not settings.exit_when_empty:
+        return
+    with suppress(TimeoutError):
+        await asyncio.wait_for(pump.guest_ended.wait(), FIRST_GUEST_WAIT_S)
+    while not daemon.empty():
+        pump.guest_ended.clear()
+        await pump.guest_ended.wait()
+    stop.set()
+
+
+def _answer(line: str) -> None:
+    """Tell the starter; it may have gone."""
+    with suppress(OSError):
+        os.write(sys.stdout.fileno(), f"{line}\n".encode(errors="backslashreplace"))
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+if __name__ == "__main__":
+    main()

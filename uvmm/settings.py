@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""
+What a daemon is asked to be, and what that comes to on this host.
+
+`Settings` are words as users give them; `resolve` turns them, with facts about
+the host, into numbers. It is pure, so each rule is a line in a test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from uvmm.errors import BadInputError
+from uvmm.units import PAGE_BYTES, format_size, parse_size
+
+VIA = ("fuse", "descriptor")
+SMALLEST_MEMORY_BYTES = 16 << 20  # below this a few threads starve each other
+DEFAULT_RAM_PERCENT = 25
+DEFAULT_MEMORY_BYTES = 256 << 20  # on a host where the percentage is less
+DEFAULT_SWAP_TIMES = 2  # as large as memory: guests overcommit by three
+SOCKET_PATH_BYTES = 107  # of a unix socket, without NUL
+_LONGEST_SOCKET = "/control.sock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a user asked for; None means the default."""
+
+    run_dir: str
+    memory: str | None = None
+    swap: str | None = None
+    swap_size: str | None = None
+    memory_via: str | None = None
+    group: str | None = None
+    force: bool = False
+    exit_when_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Machine memory and swap in numbers; `swap_path` None is no swap at all."""
+
+    memory_bytes: int
+    swap_bytes: int
+    swap_path: Path | None
+
+
+def swap_path(settings: Settings) -> Path:
+    """Return where the swap file is to be, by default one place a run directory."""
+    if settings.swap is not None:
+        return Path(settings.swap).absolute()
+    mark = hashlib.sha256(settings.run_dir.encode(errors="surrogateescape")).hexdigest()[:12]
+    return Path(f"/var/tmp/uvmm-{mark}.swap")  # noqa: S108 - made afresh, 0600
+
+
+def resolve(settings: Settings, *, ram_bytes: int, free_disk_bytes: int) -> Sizes:
+    """
+    Return the sizes that *settings* mean on a host.
+
+    Args:
+        settings: What was asked for.
+        ram_bytes: The host's RAM.
+        free_disk_bytes: What is free where the swap file is to be.
+
+    Raises:
+        BadInputError: If a size cannot be had.
+    """
+    memory_bytes = _memory(settings, ram_bytes)
+    swap_bytes = _swap(settings, memory_bytes, free_disk_bytes)
+    if not swap_bytes:
+        return Sizes(memory_bytes=memory_bytes, swap_bytes=0, swap_path=None)
+    return Sizes(
+        memory_bytes=memory_bytes, swap_bytes=swap_bytes, swap_path=swap_path(settings)
+    )
+
+
+def check_run_dir(run_dir: str) -> None:
+    """
+    Refuse a run directory in which a socket could not be.
+
+    Raises:
+        BadInputError: If it is not absolute, or too long.
+    """
+    room = SOCKET_PATH_BYTES - len(_LONGEST_SOCKET)
+    if len(run_dir.encode(errors="surrogateescape")) > room:
+        raise BadInputError(f"the run directory's path is longer than {room} bytes: {run_dir}")
+    if not run_dir.startswith("/") or run_dir == "/":
+        raise BadInputError(f"the run directory must be a full path, not {run_dir!r}")
+
+
+def _memory(settings: Settings, ram_bytes: int) -> int:
+    if settings.memory is None:
+        wanted = max(DEFAULT_MEMORY_BYTES, ram_bytes * DEFAULT_RAM_PERCENT // 100)
+        return min(wanted, ram_bytes) // PAGE_BYTES * PAGE_BYTES
+    memory_bytes = parse_size(settings.memory, percent_of=ram_bytes, what="--memory")
+    if memory_bytes < SMALLEST_MEMORY_BYTES:
+        raise BadInputError(
+            f"--memory {settings.memory} is too small; give at least "
+            f"{format_size(SMALLEST_MEMORY_BYTES)}"
+        )
+    if memory_bytes > ram_bytes:
+        raise BadInputError(
+            f"--memory {settings.memory} is more than this machine's RAM "
+            f"({format_size(ram_bytes)})"
+        )
+    return memory_bytes // PAGE_BYTES * PAGE_BYTES
+
+
+def _swap(settings: Settings, memory_bytes: int, free_disk_bytes: int) -> int:
+    if settings.swap_size is None:
+        wanted = min(DEFAULT_SWAP_TIMES * memory_bytes, free_disk_bytes // 2)
+        return wanted // PAGE_BYTES * PAGE_BYTES
+    swap_bytes = parse_size(settings.swap_size, percent_of=memory_bytes, what="--swap-size")
+    if swap_bytes > free_disk_bytes:
+        raise BadInputError(
+            f"--swap-size {settings.swap_size} does not fit: {format_size(free_disk_bytes)} "
+            f"is free at {swap_path(settings).parent}"
+        )
+    return swap_bytes // PAGE_BYTES * PAGE_BYTES
