@@ -119,7 +119,7 @@ class Engine:
         err = ffi.new("char[]", lib.UVMM_ERR_BYTES)
         code = lib.uvmm_engine_start(c, out, err)
         if code:
-            raise EngineError(_text(err) or os.strerror(-code))
+            raise EngineError(_text(err) or os.strerror(-code), errno=-code)
         self._engine: Any = out[0]
         self._calls = 0
         self._idle = threading.Condition()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from uvmm.sense import Senses
 from uvmm.units import bytes_to_pages, pages_to_bytes, parse_size, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from uvmm.core import Engine, Event
     from uvmm.host import Process
@@ -83,8 +84,11 @@ class Daemon:
         self._engine = engine
         self._on_change = on_change
         self._senses = Senses(engine)
-        self._lock = threading.Lock()  # guards the senses and all below
+        self._admission = threading.Lock()  # taken before the other one
+        self._lock = threading.Lock()  # held for moments; guards the senses and all below
         self._members: dict[int, _Member] = {}
+        self._ended_early: set[int] = set()  # ended before their admission did
+        self._in_admission = 0
         self._ending = False
 
     def look(self) -> tuple[Snapshot, dict[int, float]]:
@@ -110,19 +114,22 @@ class Daemon:
         """
         guest_process, uid, gid = _who(wanted)
         token = secrets.token_bytes(16)
-        with self._lock:
-            if self._ending:
-                raise NotReadyError("the daemon is ending")
-            snapshot, _ = self._look_locked()
+        with self._admitting():
+            snapshot, _ = self.look()
             config = GuestConfig(
-                name=self._name_locked(wanted), token=token, pid=wanted.pid,
+                name=self._name(wanted), token=token, pid=wanted.pid,
                 uid=uid, gid=gid, **_sizes(wanted, snapshot),
             )
-            guest_id = self._engine.create_guest(config)
-            self._members[guest_id] = _Member(
-                name=config.name, shares=wanted.shares, process=guest_process
+            try:
+                guest_id = self._engine.create_guest(config)
+            except ConflictError:
+                raise ConflictError(
+                    f"a guest named {config.name} runs already; choose another --name"
+                ) from None
+            self._join(
+                guest_id,
+                _Member(name=config.name, shares=wanted.shares, process=guest_process),
             )
-            self._changed_locked()
         return Admission(name=config.name, token=token, max_pages=config.max_pages)
 
     def reclaim(self, name: str, size: str, tier: str) -> Moved:
@@ -170,18 +177,41 @@ class Daemon:
         """Account for an event; returns the name of the guest that it is about."""
         with self._lock:
             member = self._members.get(event.guest_id)
-            if member is None:
-                return ""
             if event.kind == EventKind.ENDED:
-                del self._members[event.guest_id]
-                self._changed_locked()
-        return member.name
+                if member is None:
+                    self._ended_early.add(event.guest_id)
+                else:
+                    del self._members[event.guest_id]
+                    self._changed_locked()
+        return "" if member is None else member.name
 
     def empty(self) -> bool:
         """Tell whether there is no guest; if so, none is admitted any more."""
         with self._lock:
-            self._ending = self._ending or not self._members
+            self._ending = self._ending or not (self._members or self._in_admission)
             return self._ending
+
+    @contextmanager
+    def _admitting(self) -> Iterator[None]:
+        """Admit one at a time, so that two cannot be promised the same memory."""
+        with self._lock:
+            if self._ending:
+                raise NotReadyError("the daemon is ending")
+            self._in_admission += 1
+        try:
+            with self._admission:
+                yield
+        finally:
+            with self._lock:
+                self._in_admission -= 1
+
+    def _join(self, guest_id: int, member: _Member) -> None:
+        with self._lock:
+            if guest_id in self._ended_early:
+                self._ended_early.remove(guest_id)
+                return
+            self._members[guest_id] = member
+            self._changed_locked()
 
     def _look_locked(self) -> tuple[Snapshot, dict[int, float]]:
         shares = {guest_id: member.shares for guest_id, member in self._members.items()}
@@ -189,14 +219,13 @@ class Daemon:
         stalls = {guest.id: self._senses.stall_percent(guest.id) for guest in snapshot.guests}
         return snapshot, stalls
 
-    def _name_locked(self, wanted: Application) -> str:
-        taken = {member.name for member in self._members.values()}
-        if wanted.name not in taken:
+    def _name(self, wanted: Application) -> str:
+        """Choose the name; whether it is free the engine says."""
+        with self._lock:
+            members = list(self._members.values())
+        taken = {member.name for member in members if member.process.alive()}
+        if not wanted.numbered or wanted.name not in taken:
             return wanted.name
-        if not wanted.numbered:
-            raise ConflictError(
-                f"a guest named {wanted.name} runs already; choose another --name"
-            )
         number = 2
         while (name := _numbered(wanted.name, number)) in taken:
             number += 1

@@ -49,7 +49,11 @@ class NoRoomError(UvmmError):
 
 
 class EngineError(UvmmError):
-    """The data plane failed at something that the kernel or a disk refused."""
+    """The data plane failed at what the kernel or a disk refused; `errno` is 0 if unknown."""
+
+    def __init__(self, message: str, *, errno: int = 0) -> None:
+        super().__init__(message)
+        self.errno = errno
 
 
 class NotRunningError(UvmmError):

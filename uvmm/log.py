@@ -47,9 +47,13 @@ class _Recent(logging.Handler):
         self.events.append(_event(record))
 
 
-def open_log(path: Path) -> deque[LogEvent]:
+def open_log(path: Path, *, also_stderr: bool) -> deque[LogEvent]:
     """
     Send the log to *path*.
+
+    Args:
+        path: The file; it is kept below two times `LOG_BYTES`.
+        also_stderr: Show the texts on standard error, too.
 
     Returns:
         The newest events, oldest first; it goes on filling.
@@ -58,6 +62,8 @@ def open_log(path: Path) -> deque[LogEvent]:
     file.setFormatter(_JsonLines())
     recent = _Recent()
     LOGGER.handlers = [file, recent]
+    if also_stderr:
+        LOGGER.addHandler(logging.StreamHandler())
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     path.chmod(0o600)

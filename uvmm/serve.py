@@ -3,13 +3,14 @@
 The daemon's process: `python -m uvmm.serve`, started by `uvmm up` and `uvmm run`.
 
 It reads its settings as JSON from standard input and answers on standard output
-with one line: `serving`, or `error CODE MESSAGE`. Order of life: lock, leftovers,
-record, log, engine, control socket; its end is the mirror.
+with one line: `serving`, or a JSON object {kind, error, exit_code}. Order of life:
+lock, leftovers, record, log, engine, control socket; its end is the mirror.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -27,8 +28,8 @@ from uvmm import host, leftovers, rundir
 from uvmm.api import make_app
 from uvmm.core import Engine, EngineConfig, EventKind
 from uvmm.daemon import Daemon
-from uvmm.errors import BadInputError, DaemonStartError, NotReadyError, UvmmError
-from uvmm.log import open_log, tell
+from uvmm.errors import BadInputError, DaemonStartError, EngineError, NotReadyError, UvmmError
+from uvmm.log import LOGGER, open_log, tell
 from uvmm.sense import PERIOD_S
 from uvmm.settings import VIA, Settings, Sizes, check_run_dir, resolve, swap_path
 from uvmm.units import bytes_to_pages, format_size
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 FIRST_GUEST_WAIT_S = 20.0  # of a daemon that ends with its last guest
 CONNECTIONS = 256
 DRAIN_S = 2
+EMPTY_CHECK_S = 1.0
+_NO_PASSTHROUGH = (errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM)
 
 
 def main() -> None:
@@ -53,8 +56,11 @@ def main() -> None:
     try:
         asyncio.run(serve(settings, _answer))
     except UvmmError as error:
-        _answer(f"error {error.exit_code} {error}")
+        _answer(_told(type(error).__name__, str(error), error.exit_code))
         sys.exit(error.exit_code)
+    except OSError as error:
+        _answer(_told("OSError", f"the daemon failed: {error}", 1))
+        raise
 
 
 async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
@@ -159,7 +165,9 @@ def _open(settings: Settings, undo: ExitStack) -> _Parts:
         shmem_enabled=host.chosen_word(host.SHMEM_ENABLED),
     )
     rundir.write_record(run_dir, record)
-    events = open_log(run_dir.log)
+    events = open_log(run_dir.log, also_stderr=settings.foreground)
+    if not settings.foreground:
+        _redirect_stderr(run_dir.log)
     engine = _engine(run_dir, settings, sizes, group)
     undo.callback(engine.stop)
     daemon = Daemon(engine, on_change=_recorder(run_dir, record))
@@ -211,7 +219,8 @@ def _engine(run_dir: RunDir, settings: Settings, sizes: Sizes, group: int | None
     try:
         return Engine(config)
     except UvmmError as error:
-        if settings.memory_via is not None or "descriptor" in str(error):
+        code = error.errno if isinstance(error, EngineError) else 0
+        if settings.memory_via is not None or code not in _NO_PASSTHROUGH:
             raise
         return _engine_by_descriptor(config, error)
 
@@ -258,14 +267,9 @@ async def _tick(daemon: Daemon, stop: asyncio.Event) -> None:
         except NotReadyError:
             return
         except Exception:  # noqa: BLE001 - the daemon's top: it lives on, and tells
-            tell_failure()
+            LOGGER.exception("a step of the control loop failed")
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), PERIOD_S)
-
-
-def tell_failure() -> None:
-    """Log the exception being handled."""
-    logging.getLogger("uvmm").exception("a step of the control loop failed")
 
 
 async def _end_when_empty(
@@ -277,8 +281,21 @@ async def _end_when_empty(
         await asyncio.wait_for(pump.guest_ended.wait(), FIRST_GUEST_WAIT_S)
     while not daemon.empty():
         pump.guest_ended.clear()
-        await pump.guest_ended.wait()
+        # Also without an event: an admission that failed may have been the last thing.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(pump.guest_ended.wait(), EMPTY_CHECK_S)
     stop.set()
+
+
+def _redirect_stderr(log: Path) -> None:
+    """Let the last words of C code, or of Python's, come into the log."""
+    sink = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    os.dup2(sink, sys.stderr.fileno())
+    os.close(sink)
+
+
+def _told(kind: str, error: str, exit_code: int) -> str:
+    return json.dumps({"kind": kind, "error": error, "exit_code": exit_code})
 
 
 def _answer(line: str) -> None:

@@ -36,6 +36,7 @@ class Settings:
     group: str | None = None
     force: bool = False
     exit_when_empty: bool = False
+    foreground: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

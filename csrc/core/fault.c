@@ -43,8 +43,9 @@ static void wait_for_owner(struct guest *g, uint64_t ppn, const struct uffd_mess
 		guest_wake(g, ppn, 1);
 }
 
-static void write_protected(struct guest *g, uint64_t ppn, const struct uffd_message *m,
-			    uint64_t now_ns)
+/* A page that is in the file, but may not be written, or is not mapped. */
+static void let_through(struct guest *g, uint64_t ppn, const struct uffd_message *m,
+			uint64_t now_ns)
 {
 	pmap_entry e = pmap_get(&g->pmap, ppn), held;
 	bool evicting;
@@ -64,6 +65,8 @@ static void write_protected(struct guest *g, uint64_t ppn, const struct uffd_mes
 	if (evicting)
 		atomic_fetch_add(&g->aborted, 1);
 	uffd_unprotect(g->uffd, m->addr, UVMM_PAGE_SIZE);
+	if (m->fault == UFFD_FAULT_MINOR)
+		uffd_continue(g->uffd, m->addr, UVMM_PAGE_SIZE);
 	pmap_set(&g->pmap, ppn, pmap_with_state(held, PAGE_PRESENT));
 	guest_wake(g, ppn, 1);
 }
@@ -143,10 +146,10 @@ static void serve(struct fault_thread *t, struct guest *g)
 		if (m[i].addr < g->base || ppn >= g->max_pages)
 			continue;
 		atomic_fetch_add(&g->faults, 1);
-		if (m[i].fault == UFFD_FAULT_WRITE_PROTECTED)
-			write_protected(g, ppn, &m[i], now_ns);
-		else
+		if (m[i].fault == UFFD_FAULT_MISSING)
 			missing(t, g, ppn, &m[i], now_ns);
+		else
+			let_through(g, ppn, &m[i], now_ns);
 		if (!atomic_load(&g->waiting))
 			atomic_fetch_add(&g->stall_ns, clock_ns() - now_ns);
 	}

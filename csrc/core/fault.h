@@ -10,6 +10,7 @@
  *   What a fault meets, by the page's state (pmap.h):
  *     write-protect fault   EVICTING   the guest wins: -> HELD, protection off
  *                           PRESENT    the same (the message is late)
+ *     minor fault           the same, and the page is mapped: its chunk is shielded
  *     missing fault         STORED     load.h
  *                           PRESENT    zeros, if memory allows: load.h
  *                           DAMAGED    poisoned again

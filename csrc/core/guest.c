@@ -179,7 +179,7 @@ static void reset_counters(struct guest *g)
 	atomic_store(&g->wants_growth, false);
 	atomic_store(&g->hand, 0);
 	for (i = 0; i < GUEST_STREAMS; i++)
-		atomic_store(&g->stream_end[i], UINT64_MAX);
+		atomic_store(&g->stream_pages[i], 0);
 	atomic_store(&g->stored_pages, 0);
 	atomic_store(&g->pinned_pages, 0);
 }
@@ -284,7 +284,7 @@ void guest_destroy(struct registry *r, const struct machine *m, struct guest *g)
 
 int guest_attach(struct guest *g, int uffd, uint64_t base)
 {
-	if (uffd_register(uffd, base, g->max_pages << UVMM_PAGE_SHIFT, false))
+	if (uffd_register(uffd, base, g->max_pages << UVMM_PAGE_SHIFT, 0))
 		return -EINVAL;
 	memset(g->armed, 0, g->pmap.chunks);
 	g->uffd = uffd;

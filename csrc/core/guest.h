@@ -31,6 +31,8 @@
 
 enum guest_state { GUEST_FREE = 0, GUEST_REGISTERED, GUEST_ATTACHED, GUEST_ENDING };
 
+enum guest_arms { CHUNK_OPEN = 0, CHUNK_ARMED, CHUNK_SHIELDED };
+
 #define GUEST_WAITERS_MAX 64u
 #define GUEST_STREAMS 4u
 
@@ -62,7 +64,7 @@ struct guest {
 	_Atomic int inside;             /* how many have */
 
 	pthread_mutex_t arm_lock;       /* guards below */
-	uint8_t *armed;                 /* [chunks] registered for MISSING */
+	uint8_t *armed;                 /* [chunks] enum guest_arms */
 
 	pthread_mutex_t wait_lock;      /* guards waiters */
 	struct guest_waiter waiters[GUEST_WAITERS_MAX];
@@ -131,11 +133,21 @@ static inline uint64_t guest_addr(const struct guest *g, uint64_t ppn)
 	return g->base + (ppn << UVMM_PAGE_SHIFT);
 }
 
-/* --- arming: which chunks are registered for MISSING faults ----------------- */
+/* --- arming: which chunks are registered for MISSING faults -----------------
+ *
+ *   OPEN      the kernel serves everything: first touch is native
+ *   ARMED     an access to a hole faults; where a chunk has absent pages, or
+ *             memory is tight
+ *   SHIELDED  an access to a page that is not mapped faults also if it is in the
+ *             file: while a part of the chunk is being punched (reclaim.h)
+ */
 
 /* Makes sure that an access to a hole in the chunk faults.  -ENOMEM, -ESRCH */
 int guest_arm_chunk(struct guest *g, uint64_t chunk);
 int guest_arm_all(struct guest *g);
+/* From ARMED to SHIELDED and back; for the chunk's reclaimer. */
+int guest_shield_chunk(struct guest *g, uint64_t chunk);
+void guest_unshield_chunk(struct guest *g, uint64_t chunk);
 /* Disarms every chunk without absent pages. */
 void guest_disarm_idle(struct guest *g);
 

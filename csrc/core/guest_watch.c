@@ -8,14 +8,20 @@
 #include "locks.h"
 #include "uffd.h"
 
-static int register_chunks(struct guest *g, uint64_t chunk, uint64_t n, bool missing)
+static int register_chunks(struct guest *g, uint64_t chunk, uint64_t n,
+			   enum guest_arms arms)
 {
+	static const unsigned catch[] = {
+		[CHUNK_OPEN] = 0,
+		[CHUNK_ARMED] = UFFD_CATCH_MISSING,
+		[CHUNK_SHIELDED] = UFFD_CATCH_MISSING | UFFD_CATCH_MINOR,
+	};
 	enum uffd_result res;
 
 	res = uffd_register(g->uffd, guest_addr(g, chunk * UVMM_CHUNK_PAGES),
-			    n * UVMM_CHUNK_SIZE, missing);
+			    n * UVMM_CHUNK_SIZE, catch[arms]);
 	if (res == UFFD_OK) {
-		memset(g->armed + chunk, missing, n);
+		memset(g->armed + chunk, (int)arms, n);
 		return 0;
 	}
 	return res == UFFD_FULL ? -ENOMEM : -ESRCH;
@@ -26,10 +32,58 @@ int guest_arm_chunk(struct guest *g, uint64_t chunk)
 	int rc = 0;
 
 	lock(&g->arm_lock);
-	if (!g->armed[chunk])
-		rc = register_chunks(g, chunk, 1, true);
+	if (g->armed[chunk] == CHUNK_OPEN)
+		rc = register_chunks(g, chunk, 1, CHUNK_ARMED);
 	unlock(&g->arm_lock);
 	return rc;
+}
+
+int guest_shield_chunk(struct guest *g, uint64_t chunk)
+{
+	int rc;
+
+	lock(&g->arm_lock);
+	rc = register_chunks(g, chunk, 1, CHUNK_SHIELDED);
+	unlock(&g->arm_lock);
+	return rc;
+}
+
+void guest_unshield_chunk(struct guest *g, uint64_t chunk)
+{
+	lock(&g->arm_lock);
+	register_chunks(g, chunk, 1, CHUNK_ARMED);
+	unlock(&g->arm_lock);
+}
+
+/* Takes all chunks for which want() says so to `arms`, run by run. */
+static int register_where(struct guest *g, bool (*want)(const struct guest *g, uint64_t c),
+			  enum guest_arms arms)
+{
+	uint64_t c, from = 0, run = 0;
+	int rc = 0;
+
+	for (c = 0; c <= g->pmap.chunks; c++) {
+		if (c < g->pmap.chunks && want(g, c)) {
+			if (!run++)
+				from = c;
+		} else if (run) {
+			int failed = register_chunks(g, from, run, arms);
+
+			rc = rc ? rc : failed;
+			run = 0;
+		}
+	}
+	return rc;
+}
+
+static bool is_open(const struct guest *g, uint64_t chunk)
+{
+	return g->armed[chunk] == CHUNK_OPEN;
+}
+
+static bool is_armed_in_vain(const struct guest *g, uint64_t chunk)
+{
+	return g->armed[chunk] == CHUNK_ARMED && !pmap_chunk_absent(&g->pmap, chunk);
 }
 
 int guest_arm_all(struct guest *g)
@@ -37,28 +91,18 @@ int guest_arm_all(struct guest *g)
 	int rc;
 
 	lock(&g->arm_lock);
-	rc = register_chunks(g, 0, g->pmap.chunks, true);
+	rc = register_where(g, is_open, CHUNK_ARMED);
 	unlock(&g->arm_lock);
 	return rc;
 }
 
 void guest_disarm_idle(struct guest *g)
 {
-	uint64_t c, from = 0, run = 0;
-
 	/* A reclaimer counts its pages as absent before it arms the chunk, so
 	 * under the lock a chunk without absent pages is not about to get any
 	 * without asking for arming again. */
 	lock(&g->arm_lock);
-	for (c = 0; c <= g->pmap.chunks; c++) {
-		if (c < g->pmap.chunks && g->armed[c] && !pmap_chunk_absent(&g->pmap, c)) {
-			if (!run++)
-				from = c;
-		} else if (run) {
-			register_chunks(g, from, run, false);
-			run = 0;
-		}
-	}
+	register_where(g, is_armed_in_vain, CHUNK_OPEN);
 	unlock(&g->arm_lock);
 }
 

@@ -50,7 +50,7 @@ void load_window(struct guest *g, uint64_t ppn, uint64_t *lo, uint64_t *hi)
 
 		end = atomic_load_explicit(&g->stream_end[i], memory_order_relaxed);
 		/* Goes on upwards, or downwards. */
-		if (ppn - end < 4 || end - n - 1 - ppn < 4) {
+		if (n && (ppn - end < 4 || end - n - 1 - ppn < 4)) {
 			size = n * 4 > WINDOW_MAX ? WINDOW_MAX : n * 4;
 			at = i;
 			break;

@@ -25,7 +25,12 @@ static int64_t clamp(int64_t v, int64_t lo, int64_t hi)
 bool pressure_take(struct pressure *p, int64_t pages, enum pressure_use use)
 {
 	int64_t floor = use == PRESSURE_AHEAD ? 2 * p->low :
-			use == PRESSURE_GROWTH ? p->low : 0;
+			use == PRESSURE_GROWTH ? p->low : p->reserve;
+
+	/* A load frees its slot, with which reclaim can go on: when everything is
+	 * full, it must not wait for reclaim. */
+	if (use == PRESSURE_LOAD && atomic_load(&p->exhausted))
+		floor = -p->reserve;
 
 	if (atomic_fetch_sub(&p->headroom, pages) - pages >= floor)
 		return true;
@@ -69,7 +74,7 @@ void pressure_wake_waiting(struct uvmm_engine *e)
 	struct guest *g;
 	size_t at = 0;
 
-	if (atomic_load(&p->headroom) < p->reserve / 2 && !refuse)
+	if (atomic_load(&p->headroom) < p->reserve && !refuse)
 		return;
 	while ((g = guest_next_entered(&e->registry, &at))) {
 		/* Waiting loads may go on below `low`, waiting growth may not. */

@@ -12,7 +12,8 @@
  *              less while they do not)
  *     tight    all guest memory is armed: growth now asks for each page
  *     low      growth waits
- *     reserve  loads of stored pages, which free their slot, wait only here
+ *     reserve  loads of stored pages wait only here, and not when all is full: they
+ *              free their slot
  *
  *   Memory returns in the other direction with hysteresis: disarmed at twice
  *   `tight`, the reclaimer stops a little above `start`.

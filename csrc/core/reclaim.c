@@ -15,6 +15,8 @@
 
 #define BATCH 256u              /* pages: 1 MiB stays in a CPU's cache */
 #define VERIFY 32u              /* pages compared at a time */
+#define PUNCH_TRIES 100         /* others' use of a page lasts microseconds */
+#define PUNCH_SLEEP_NS 20000
 
 struct reclaim_buffer {
 	char *copy;                     /* BATCH pages */
@@ -74,6 +76,22 @@ static int read_pages(const struct guest *g, uint64_t ppn, uint64_t n, char *dst
 	return 0;
 }
 
+/* The next run of pages with data in [lo, end); false if there is none. */
+static bool next_data(const struct guest *g, uint64_t *lo, uint64_t *hi, uint64_t end)
+{
+	off_t data = lseek(g->memfd, (off_t)(*lo << UVMM_PAGE_SHIFT), SEEK_DATA);
+	off_t hole;
+
+	if (data < 0 || (uint64_t)data >= end << UVMM_PAGE_SHIFT)
+		return false;
+	hole = lseek(g->memfd, data, SEEK_HOLE);
+	*lo = (uint64_t)data >> UVMM_PAGE_SHIFT;
+	*hi = hole < 0 ? end : (uint64_t)hole >> UVMM_PAGE_SHIFT;
+	if (*hi > end)
+		*hi = end;
+	return *hi > *lo;
+}
+
 /* Step 1: how many pages are ours. */
 static uint32_t claim(struct guest *g, uint64_t lo, uint32_t n, struct reclaim_buffer *b)
 {
@@ -99,6 +117,14 @@ static void give_up(struct guest *g, uint64_t lo, uint32_t i, struct reclaim_buf
 	b->mine[i] = false;
 	pmap_move(&g->pmap, lo + i, &e, pmap_make(PAGE_PRESENT, 0));
 	pmap_chunk_sub(&g->pmap, lo, 1);
+}
+
+static void give_all_up(struct guest *g, uint64_t lo, uint32_t n, struct reclaim_buffer *b)
+{
+	uint32_t i;
+
+	for (i = 0; i < n; i++)
+		give_up(g, lo, i, b);
 }
 
 /* Step 3. A tier that takes a part of the pages is no error yet: the rest is
@@ -160,28 +186,60 @@ static void verify_and_commit(struct guest *g, uint64_t lo, uint32_t n,
 	}
 }
 
-/* Step 6, first half. A hole that cannot be punched leaves the page whole. */
+static int punch_range(const struct guest *g, uint64_t lo, uint64_t n)
+{
+	return fallocate(g->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			 (off_t)(lo << UVMM_PAGE_SHIFT), (off_t)(n << UVMM_PAGE_SHIFT)) ?
+		-errno : 0;
+}
+
+/* The pages [i, to) of the batch that are in the file still, with zeros: their
+ * copy goes back, and they stay. */
+static void put_back(struct guest *g, uint64_t lo, uint32_t i, uint32_t to,
+		     struct reclaim_buffer *b)
+{
+	for (; i < to; i++) {
+		uint64_t at = lo + i, hi;
+		ssize_t n;
+
+		if (!next_data(g, &at, &hi, lo + i + 1))
+			continue;
+		do
+			n = pwrite(g->memfd, b->copy + i * UVMM_PAGE_SIZE, UVMM_PAGE_SIZE,
+				   (off_t)((lo + i) << UVMM_PAGE_SHIFT));
+		while (n < 0 && errno == EINTR);
+		pmap_set(&g->pmap, lo + i, pmap_make(PAGE_PRESENT, 0));
+		pmap_chunk_sub(&g->pmap, lo, 1);
+		b->mine[i] = false;
+	}
+}
+
+static void punch_run(struct guest *g, uint64_t lo, uint32_t i, uint32_t to,
+		      struct reclaim_buffer *b)
+{
+	uint64_t at, hi;
+	int tries;
+
+	for (tries = 0; tries < PUNCH_TRIES; tries++) {
+		at = lo + i;
+		if (!punch_range(g, at, to - i) && !next_data(g, &at, &hi, lo + to))
+			return;
+		clock_sleep_ns(PUNCH_SLEEP_NS);
+	}
+	put_back(g, lo, i, to, b);
+}
+
+/* Step 6, first half. */
 static void punch(struct guest *g, uint64_t lo, uint32_t n, struct reclaim_buffer *b)
 {
-	uint32_t i = 0, to, k;
+	uint32_t i = 0, to;
 
 	while (i < n) {
-		if (!b->mine[i]) {
-			i++;
-			continue;
-		}
-		for (to = i + 1; to < n && b->mine[to]; to++)
+		for (to = i; to < n && b->mine[to]; to++)
 			;
-		if (fallocate(g->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			      (off_t)((lo + i) << UVMM_PAGE_SHIFT),
-			      (off_t)(to - i) << UVMM_PAGE_SHIFT)) {
-			for (k = i; k < to; k++) {
-				pmap_set(&g->pmap, lo + k, pmap_make(PAGE_PRESENT, 0));
-				pmap_chunk_sub(&g->pmap, lo, 1);
-				b->mine[k] = false;
-			}
-		}
-		i = to;
+		if (to > i)
+			punch_run(g, lo, i, to, b);
+		i = to + 1;
 	}
 }
 
@@ -222,7 +280,7 @@ static int batch(struct guest *g, uint64_t lo, uint32_t n, struct tier *tier,
 		 struct reclaim_buffer *b, struct uvmm_job_result *res)
 {
 	uint64_t addr = guest_addr(g, lo), len = (uint64_t)n << UVMM_PAGE_SHIFT;
-	uint32_t mine, zero, i;
+	uint32_t mine, zero;
 	int rc;
 
 	mine = claim(g, lo, n, b);
@@ -237,31 +295,19 @@ static int batch(struct guest *g, uint64_t lo, uint32_t n, struct tier *tier,
 	if (!rc)
 		rc = store(g, lo, n, tier, b);
 	if (rc && rc != -ENOSPC)
-		for (i = 0; i < n; i++)
-			give_up(g, lo, i, b);
-	verify_and_commit(g, lo, n, b);
-	punch(g, lo, n, b);
+		give_all_up(g, lo, n, b);
+	if (!guest_shield_chunk(g, lo / UVMM_CHUNK_PAGES)) {
+		verify_and_commit(g, lo, n, b);
+		punch(g, lo, n, b);
+		guest_unshield_chunk(g, lo / UVMM_CHUNK_PAGES);
+	} else {
+		give_all_up(g, lo, n, b);
+	}
 	res->pages += settle(g, lo, n, tier, b, &zero);
 	res->zero_pages += zero;
 	uffd_unprotect(g->uffd, addr, len);
-	guest_stall_end(g, addr, addr + len, clock_ns());
+	guest_wake(g, lo - lo % UVMM_CHUNK_PAGES, UVMM_CHUNK_PAGES);
 	return rc;
-}
-
-/* The next run of pages with data in [lo, end); false if there is none. */
-static bool next_data(const struct guest *g, uint64_t *lo, uint64_t *hi, uint64_t end)
-{
-	off_t data = lseek(g->memfd, (off_t)(*lo << UVMM_PAGE_SHIFT), SEEK_DATA);
-	off_t hole;
-
-	if (data < 0 || (uint64_t)data >= end << UVMM_PAGE_SHIFT)
-		return false;
-	hole = lseek(g->memfd, data, SEEK_HOLE);
-	*lo = (uint64_t)data >> UVMM_PAGE_SHIFT;
-	*hi = hole < 0 ? end : (uint64_t)hole >> UVMM_PAGE_SHIFT;
-	if (*hi > end)
-		*hi = end;
-	return *hi > *lo;
 }
 
 static int reclaim_chunk(struct guest *g, uint64_t chunk, uint64_t want,

@@ -10,8 +10,13 @@
  *     4  compare with the file once more: direct I/O that had pinned a page
  *        before 2 writes without a fault
  *     5  EVICTING -> PUNCHING, the commit; lost if a writer came
- *     6  punch the holes; PUNCHING -> STORED, or PRESENT for a zero page
+ *     6  shield the chunk, punch the holes; PUNCHING -> STORED, or PRESENT for a
+ *        zero page
  *     7  take the protection off the range, which wakes all who wait in it
+ *   The shield is there because a part of a large page cannot be punched while
+ *   somebody else uses another part of it: the kernel then puts zeros there, says
+ *   nothing, and would let the guest see them. So that a hole is looked for
+ *   after punching; if there is none for long, the copy goes back.
  *   The busy bit is held through 7, so that no other reclaimer protects a page
  *   which 7 would then lay open.
  *

@@ -25,7 +25,7 @@ struct uffdio_poison {
 
 #define FEATURES_NEEDED (UFFD_FEATURE_PAGEFAULT_FLAG_WP | \
 			 UFFD_FEATURE_WP_HUGETLBFS_SHMEM | \
-			 UFFD_FEATURE_MISSING_SHMEM | \
+			 UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | \
 			 UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_POISON)
 #define READ_MAX 16
 
@@ -79,12 +79,13 @@ int uffd_init(int fd)
 		-EOPNOTSUPP : -EINVAL;
 }
 
-enum uffd_result uffd_register(int fd, uint64_t addr, uint64_t len, bool missing)
+enum uffd_result uffd_register(int fd, uint64_t addr, uint64_t len, unsigned catch)
 {
 	struct uffdio_register r = {
 		.range = { .start = addr, .len = len },
 		.mode = UFFDIO_REGISTER_MODE_WP |
-			(missing ? UFFDIO_REGISTER_MODE_MISSING : 0),
+			(catch & UFFD_CATCH_MISSING ? UFFDIO_REGISTER_MODE_MISSING : 0) |
+			(catch & UFFD_CATCH_MINOR ? UFFDIO_REGISTER_MODE_MINOR : 0),
 	};
 
 	return ioctl(fd, UFFDIO_REGISTER, &r) ? outcome() : UFFD_OK;
@@ -106,7 +107,9 @@ int uffd_read(int fd, struct uffd_message *out, int n)
 			continue;
 		out[k++] = (struct uffd_message){
 			.fault = flags & UFFD_PAGEFAULT_FLAG_WP ?
-				UFFD_FAULT_WRITE_PROTECTED : UFFD_FAULT_MISSING,
+				UFFD_FAULT_WRITE_PROTECTED :
+				flags & UFFD_PAGEFAULT_FLAG_MINOR ?
+				UFFD_FAULT_MINOR : UFFD_FAULT_MISSING,
 			.write = flags & UFFD_PAGEFAULT_FLAG_WRITE,
 			.addr = raw[i].arg.pagefault.address &
 				~(uint64_t)(UVMM_PAGE_SIZE - 1),
@@ -161,6 +164,16 @@ enum uffd_result uffd_zero(int fd, uint64_t addr, uint64_t len, uint64_t *done)
 		res = outcome();
 	*done = z.zeropage > 0 ? (uint64_t)z.zeropage : 0;
 	return res;
+}
+
+enum uffd_result uffd_continue(int fd, uint64_t addr, uint64_t len)
+{
+	struct uffdio_continue c = {
+		.range = { .start = addr, .len = len },
+		.mode = UFFDIO_CONTINUE_MODE_DONTWAKE,
+	};
+
+	return ioctl(fd, UFFDIO_CONTINUE, &c) ? outcome() : UFFD_OK;
 }
 
 enum uffd_result uffd_poison(int fd, uint64_t addr, uint64_t len)

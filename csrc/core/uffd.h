@@ -21,7 +21,15 @@ enum uffd_result {
 	UFFD_GONE,      /* the guest or the mapping has gone */
 };
 
-enum uffd_fault { UFFD_FAULT_MISSING, UFFD_FAULT_WRITE_PROTECTED };
+enum uffd_fault {
+	UFFD_FAULT_MISSING,
+	UFFD_FAULT_WRITE_PROTECTED,
+	UFFD_FAULT_MINOR,       /* in the file, and not mapped */
+};
+
+/* What faults, besides writes to protected pages. */
+#define UFFD_CATCH_MISSING 1u
+#define UFFD_CATCH_MINOR 2u
 
 struct uffd_message {
 	enum uffd_fault fault;
@@ -35,8 +43,10 @@ struct uffd_message {
  *   -EOPNOTSUPP  the kernel lacks a feature that is needed */
 int uffd_init(int fd);
 
-/* Registers for write-protect faults, and with missing also for those. */
-enum uffd_result uffd_register(int fd, uint64_t addr, uint64_t len, bool missing);
+/* Registers for write-protect faults and for those in `catch`, in place of what
+ * was registered there. Once it returns no access that began before is on its
+ * way. */
+enum uffd_result uffd_register(int fd, uint64_t addr, uint64_t len, unsigned catch);
 
 /* Reads up to n messages without blocking; how many, 0 if there is none. */
 int uffd_read(int fd, struct uffd_message *out, int n);
@@ -50,6 +60,9 @@ enum uffd_result uffd_unprotect(int fd, uint64_t addr, uint64_t len);
 enum uffd_result uffd_copy(int fd, uint64_t addr, const void *src, uint64_t len,
 			   uint64_t *done);
 enum uffd_result uffd_zero(int fd, uint64_t addr, uint64_t len, uint64_t *done);
+
+/* Maps a page that is in the file; one that is mapped stays. Does not wake. */
+enum uffd_result uffd_continue(int fd, uint64_t addr, uint64_t len);
 
 /* Makes accesses to the absent pages fail with SIGBUS, and wakes. */
 enum uffd_result uffd_poison(int fd, uint64_t addr, uint64_t len);

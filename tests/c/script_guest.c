@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT */
+#include "script_guest.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "uvmm/guest.h"
+
+#define PAGE 4096u
+#define WORDS (PAGE / sizeof(uint64_t))
+#define RACERS_MAX 8
+#define LOCKS 64u
+
+static uvmm_guest *guest;
+static char *base;
+static sigjmp_buf on_bus;
+
+static uint64_t mix(uint64_t x)
+{
+	x += 0x9e3779b97f4a7c15ull;
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+	return x ^ x >> 31;
+}
+
+static void pattern(uint64_t *words, uint64_t page, uint64_t seed)
+{
+	size_t i;
+
+	for (i = 0; i < WORDS; i++)
+		words[i] = i < WORDS / 2 ? mix(seed ^ page << 20 ^ i) : page + seed;
+}
+
+static uint64_t *page_at(uint64_t page)
+{
+	return (uint64_t *)(void *)(base + page * PAGE);
+}
+
+static const char *fill(uint64_t first, uint64_t pages, uint64_t seed)
+{
+	uint64_t p;
+
+	for (p = first; p < first + pages; p++)
+		pattern(page_at(p), p, seed);
+	return NULL;
+}
+
+static const char *differs(uint64_t page, size_t word, uint64_t want, uint64_t got)
+{
+	static char text[SCRIPT_LINE];
+
+	snprintf(text, sizeof(text), "WRONG page %llu word %zu: expected %016llx, got %016llx",
+		 (unsigned long long)page, word, (unsigned long long)want,
+		 (unsigned long long)got);
+	return text;
+}
+
+static const char *check(uint64_t first, uint64_t pages, uint64_t seed, bool zero)
+{
+	uint64_t want[WORDS] = { 0 }, p;
+	size_t i;
+
+	for (p = first; p < first + pages; p++) {
+		if (!zero)
+			pattern(want, p, seed);
+		for (i = 0; i < WORDS; i++) {
+			uint64_t got = page_at(p)[i];
+
+			if (got != want[i])
+				return differs(p, i, want[i], got);
+		}
+	}
+	return NULL;
+}
+
+/* --- racing threads --------------------------------------------------------- */
+
+struct race {
+	pthread_mutex_t lock[LOCKS];
+	uint64_t pages;
+	uint64_t *version;      /* [pages], under the page's lock */
+	_Atomic bool stop;
+	_Atomic uint64_t rounds;
+	char wrong[SCRIPT_LINE];
+	_Atomic bool failed;
+};
+
+struct racer {
+	struct race *race;
+	uint64_t seed;
+};
+
+static void one_round(struct race *r, uint64_t page, uint64_t rnd)
+{
+	uint64_t want[WORDS], v = r->version[page];
+	size_t i;
+
+	if (v) {
+		pattern(want, page, v);
+		for (i = 0; i < WORDS; i++) {
+			if (page_at(page)[i] == want[i] || atomic_exchange(&r->failed, true))
+				continue;
+			snprintf(r->wrong, sizeof(r->wrong), "version %llu: %.200s",
+				 (unsigned long long)v,
+				 differs(page, i, want[i], page_at(page)[i]));
+		}
+	}
+	if (rnd % 3) {
+		r->version[page] = rnd | 1;
+		pattern(page_at(page), page, rnd | 1);
+	}
+}
+
+static void *racer_main(void *arg)
+{
+	struct racer *me = arg;
+	struct race *r = me->race;
+	uint64_t n;
+
+	for (n = 0; !atomic_load(&r->stop) && !atomic_load(&r->failed); n++) {
+		uint64_t rnd = mix(me->seed ^ n), page = rnd % r->pages;
+		pthread_mutex_t *l = &r->lock[page % LOCKS];
+
+		pthread_mutex_lock(l);
+		one_round(r, page, mix(rnd));
+		pthread_mutex_unlock(l);
+		atomic_fetch_add(&r->rounds, 1);
+	}
+	return NULL;
+}
+
+static const char *race(uint64_t threads, uint64_t ms, uint64_t pages)
+{
+	static struct race r;
+	struct timespec t = { (time_t)(ms / 1000), (long)(ms % 1000) * 1000000 };
+	pthread_t thread[RACERS_MAX];
+	struct racer racer[RACERS_MAX];
+	uint64_t i;
+
+	memset(&r, 0, sizeof(r));
+	threads = threads > RACERS_MAX ? RACERS_MAX : threads;
+	r.pages = pages;
+	r.version = calloc(pages, sizeof(*r.version));
+	for (i = 0; i < LOCKS; i++)
+		pthread_mutex_init(&r.lock[i], NULL);
+	for (i = 0; i < threads; i++) {
+		racer[i] = (struct racer){ &r, mix(ms + i * 7919) };
+		pthread_create(&thread[i], NULL, racer_main, &racer[i]);
+	}
+	nanosleep(&t, NULL);
+	atomic_store(&r.stop, true);
+	for (i = 0; i < threads; i++)
+		pthread_join(thread[i], NULL);
+	for (i = 0; i < pages && !atomic_load(&r.failed); i++)
+		one_round(&r, i, 0);
+	free(r.version);
+	fprintf(stderr, "  race: %llu rounds\n", (unsigned long long)atomic_load(&r.rounds));
+	return atomic_load(&r.failed) ? r.wrong : NULL;
+}
+
+/* --- system calls and SIGBUS ------------------------------------------------ */
+
+static const char *by_syscall(uint64_t first, uint64_t pages, uint64_t seed)
+{
+	size_t bytes = pages * PAGE, done = 0;
+	char *copy = malloc(bytes);
+	FILE *f = tmpfile();
+	uint64_t p;
+
+	for (p = 0; p < pages; p++)
+		pattern((uint64_t *)(void *)(copy + p * PAGE), first + p, seed);
+	if (fwrite(copy, 1, bytes, f) != bytes || fflush(f))
+		return "cannot write the file";
+	while (done < bytes) {
+		ssize_t n = pread(fileno(f), base + first * PAGE + done, bytes - done,
+				  (off_t)done);
+
+		if (n <= 0)
+			return "read into guest memory failed";
+		done += (size_t)n;
+	}
+	/* And out of it. */
+	if (pwrite(fileno(f), base + first * PAGE, bytes, 0) != (ssize_t)bytes)
+		return "write from guest memory failed";
+	fclose(f);
+	free(copy);
+	return check(first, pages, seed, false);
+}
+
+static void bus(int sig)
+{
+	(void)sig;
+	siglongjmp(on_bus, 1);
+}
+
+static const char *grow(uint64_t first, uint64_t pages)
+{
+	static char text[SCRIPT_LINE];
+	volatile uint64_t p = first;
+
+	signal(SIGBUS, bus);
+	if (!sigsetjmp(on_bus, 1))
+		for (; p < first + pages; p++)
+			*page_at(p) = p;
+	signal(SIGBUS, SIG_DFL);
+	snprintf(text, sizeof(text), "ok %llu", (unsigned long long)(p - first));
+	return text;
+}
+
+static const char *numbers(void)
+{
+	static char text[SCRIPT_LINE];
+	struct uvmm_statistics s;
+
+	if (uvmm_get_statistics(guest, &s))
+		return uvmm_error();
+	snprintf(text, sizeof(text), "ok %llu %llu %llu",
+		 (unsigned long long)s.resident_pages, (unsigned long long)s.swapped_pages,
+		 (unsigned long long)s.faults);
+	return text;
+}
+
+static const char *ask(int rc)
+{
+	return rc ? uvmm_error() : NULL;
+}
+
+static const char *obey(const char *line)
+{
+	unsigned long long a = 0, b = 0, c = 0;
+	char word[16] = "";
+
+	sscanf(line, "%15s %llu %llu %llu", word, &a, &b, &c);
+	if (!strcmp(word, "fill"))
+		return fill(a, b, c);
+	if (!strcmp(word, "check"))
+		return check(a, b, c, false);
+	if (!strcmp(word, "zero"))
+		return check(a, b, 0, true);
+	if (!strcmp(word, "race"))
+		return race(a, b, c);
+	if (!strcmp(word, "syscall"))
+		return by_syscall(a, b, c);
+	if (!strcmp(word, "discard"))
+		return ask(uvmm_discard(guest, page_at(a), b * PAGE));
+	if (!strcmp(word, "pin"))
+		return ask(uvmm_pin(guest, page_at(a), b * PAGE));
+	if (!strcmp(word, "unpin"))
+		return ask(uvmm_unpin(guest, page_at(a), b * PAGE));
+	if (!strcmp(word, "grow"))
+		return grow(a, b);
+	if (!strcmp(word, "sigbus"))
+		return strcmp(grow(a, 1), "ok 0") ? "no SIGBUS" : NULL;
+	if (!strcmp(word, "stats"))
+		return numbers();
+	return "no such command";
+}
+
+int script_guest_main(void)
+{
+	char line[SCRIPT_LINE];
+
+	/* The first line comes once the guest is registered. */
+	if (!fgets(line, sizeof(line), stdin))
+		return 1;
+	if (uvmm_attach(&guest)) {
+		printf("%s\n", uvmm_error());
+		return 1;
+	}
+	base = uvmm_base(guest);
+	printf("ok\n");
+	fflush(stdout);
+	while (fgets(line, sizeof(line), stdin)) {
+		const char *answer = obey(line);
+
+		printf("%s\n", answer ? answer : "ok");
+		fflush(stdout);
+	}
+	return 0;
+}
