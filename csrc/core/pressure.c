@@ -14,6 +14,7 @@
 #define LOOK_MIN_NS (NS_PER_MS / 2)
 #define LOOK_MAX_NS (50 * NS_PER_MS)
 #define DAEMON_LOOK_NS (250 * NS_PER_MS)
+#define DAEMON_LOOK_TIGHT_NS (10 * NS_PER_MS)
 #define GROWTH_AHEAD_NS (250 * NS_PER_MS)
 #define SMALLEST_PAGES 2048u            /* 8 MiB */
 
@@ -193,7 +194,8 @@ static void *guard_main(void *arg)
 		uint64_t now = clock_ns();
 		int64_t left;
 
-		if (now - daemon_at >= DAEMON_LOOK_NS) {
+		if (now - daemon_at >= (atomic_load(&p->is_tight) ? DAEMON_LOOK_TIGHT_NS :
+								   DAEMON_LOOK_NS)) {
 			atomic_store(&p->daemon_pages, machine_daemon_pages());
 			daemon_at = now;
 		}
@@ -249,7 +251,7 @@ static void set_marks(struct pressure *p)
 {
 	int64_t t = (int64_t)p->total_pages;
 
-	p->reserve = clamp(t / 256, 64, 1024);
+	p->reserve = clamp(t / 128, 128, 1024);
 	p->low = p->reserve + clamp(t / 64, 512, 16384);
 	p->tight = p->low + clamp(t / 16, 4096, 65536);
 	p->start_min = p->tight + t / 32;
