@@ -30,6 +30,10 @@ class ConflictError(UvmmError):
     status = 409
 
 
+class ServedError(ConflictError):
+    """Another daemon serves the run directory."""
+
+
 class UnknownGuestError(UvmmError):
     """There is no guest of that name."""
 

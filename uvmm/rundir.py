@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from uvmm.errors import ConflictError, DaemonStartError
+from uvmm.errors import DaemonStartError, ServedError
 from uvmm.host import Process
 
 DEFAULT_RUN_DIR = "/run/uvmm"
@@ -138,7 +138,7 @@ def take_lock(run_dir: RunDir) -> int:
         A descriptor; the lock lasts until it is closed.
 
     Raises:
-        ConflictError: If another daemon holds it.
+        ServedError: If another daemon holds it.
     """
     while True:
         lock = os.open(run_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -146,7 +146,7 @@ def take_lock(run_dir: RunDir) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise ConflictError(
+            raise ServedError(
                 f"a daemon already serves {run_dir.path}; end it with 'uvmm down' or choose "
                 "another --run-dir"
             ) from None

@@ -51,8 +51,11 @@ _NO_PASSTHROUGH = (errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM)
 
 
 def main() -> None:
-    """Serve until told to end."""
+    """Serve until told to end, in a process that is nobody's child."""
     settings = Settings(**json.load(sys.stdin))
+    if os.fork():
+        os._exit(0)
+    os.umask(0o022)
     try:
         asyncio.run(serve(settings, _answer))
     except UvmmError as error:

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""The control API, asked from another process. Imports little: `uvmm run` waits for it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from uvmm.errors import NotRunningError, UvmmError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+ANSWER_WAIT_S = 30.0
+_NOT_THERE = (FileNotFoundError, ConnectionRefusedError)
+
+
+class RefusedError(UvmmError):
+    """The daemon refused; `status` is what HTTP calls it."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+        self.exit_code = 2 if status == http.client.UNPROCESSABLE_ENTITY else 1
+
+
+class Client:
+    """One daemon's control API; each call is a connection of its own."""
+
+    def __init__(self, control_socket: Path) -> None:
+        self._socket = control_socket
+
+    def get(self, path: str) -> Any:
+        """
+        Return what the daemon answers.
+
+        Raises:
+            NotRunningError: If no daemon serves.
+            RefusedError: If it refuses.
+            UvmmError: If it does not answer in time, or not in HTTP.
+        """
+        return self._ask("GET", path, None, ANSWER_WAIT_S)
+
+    def post(
+        self, path: str, body: Mapping[str, Any] | None = None, *, wait_s: float | None = None
+    ) -> Any:
+        """
+        Have the daemon do something; returns its answer.
+
+        Args:
+            path: What.
+            body: With what.
+            wait_s: How long to wait; None is as long as it takes.
+
+        Raises:
+            NotRunningError: If no daemon serves.
+            RefusedError: If it refuses.
+            UvmmError: If it does not answer in time, or not in HTTP.
+        """
+        return self._ask("POST", path, body, wait_s)
+
+    def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None, wait_s: float | None
+    ) -> Any:
+        link = _UnixConnection(self._socket, wait_s)
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        try:
+            link.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = link.getresponse()
+            status, told = answer.status, json.loads(answer.read())
+        except _NOT_THERE:
+            raise NotRunningError(
+                f"no daemon serves {self._socket.parent}; start one with 'uvmm up'"
+            ) from None
+        except PermissionError:
+            raise UvmmError(
+                f"you may not control the daemon of {self._socket.parent}; use sudo, or join "
+                "the group that 'uvmm up --group' named"
+            ) from None
+        except TimeoutError:
+            raise UvmmError(f"the daemon did not answer within {wait_s:.0f} s") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise UvmmError(f"the daemon broke off: {str(error) or repr(error)}") from None
+        finally:
+            link.close()
+        if status >= http.client.BAD_REQUEST:
+            raise RefusedError(told.get("error", f"status {status}"), status=status)
+        return told
+
+
+def guest_path(name: str, verb: str = "") -> str:
+    """Return the API's path of a guest, or of what is done to it."""
+    path = f"/v1/guests/{quote(name, safe='')}"
+    return f"{path}/{verb}" if verb else path
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, wait_s: float | None) -> None:
+        super().__init__("uvmm", timeout=wait_s)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket instead of a host."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))

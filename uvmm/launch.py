@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: MIT
+"""
+`uvmm run`: a program as a guest, with its streams, signals and exit status.
+
+The child is forked first and waits on a pipe, since the daemon registers a
+process that exists. Once it may go it executes the program, and this process
+becomes the small launcher in C, which costs no Python while the guest runs.
+
+Nothing here may be slow to import.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from uvmm import host, program
+from uvmm.client import Client, RefusedError
+from uvmm.errors import NotReadyError, NotRunningError, ServedError, UvmmError
+from uvmm.rundir import RUN_DIR_VARIABLE, RunDir
+from uvmm.watch import watch
+
+if TYPE_CHECKING:
+    import pwd
+    from collections.abc import Mapping, Sequence
+
+LAUNCHER = Path(__file__).resolve().parents[1] / "build/plain/uvmm-launch"
+REGISTER_WAIT_S = 30.0
+SERVE_WAIT_S = 20.0
+_POLL_S = 0.05
+_PR_SET_PDEATHSIG = 1
+_STATUS = struct.Struct("=i")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What `uvmm run` was asked for; None means the default."""
+
+    argv: Sequence[str]
+    name: str | None
+    min_size: str | None
+    max_size: str | None
+    shares: int | None
+    user: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A forked process that waits to be let go, and tells if it cannot execute."""
+
+    pid: int
+    go: int
+    status: int
+
+
+def launch(run_dir: RunDir, wanted: Launch) -> NoReturn:
+    """
+    Run a program as a guest, in the place of this process.
+
+    Raises:
+        ProgramError: If it cannot be executed.
+        UvmmError: If it cannot be a guest; nothing is left of it.
+    """
+    path = program.find(wanted.argv[0], os.environ.get("PATH", os.defpath))
+    user = None if wanted.user is None else host.user(wanted.user)
+    if user is not None and os.geteuid() not in (0, user.pw_uid):
+        raise UvmmError(f"--user {wanted.user}: only root may start a program as another user")
+    if not LAUNCHER.is_file():
+        raise UvmmError(f"{LAUNCHER} is missing; run bin/setup-env")
+    child = _fork(path, wanted.argv, user)
+    try:
+        admitted = _register(run_dir, _application(path, wanted, child.pid, user))
+        token = bytes.fromhex(admitted["token"])
+        notices = watch(Path(admitted["socket"]), admitted["name"], token)
+        _let_go(child, path, _environment(run_dir, admitted))
+    except BaseException:
+        _kill(child)
+        raise
+    os.set_inheritable(notices, True)
+    _default_signals()
+    os.execv(
+        LAUNCHER,
+        [
+            "uvmm-launch", "--pid", str(child.pid), "--watch", str(notices),
+            "--name", admitted["name"],
+        ],
+    )
+
+
+def _application(
+    path: str, wanted: Launch, pid: int, user: pwd.struct_passwd | None
+) -> dict[str, object]:
+    body: dict[str, object] = {
+        "name": wanted.name or program.guest_name(path),
+        "numbered": wanted.name is None,
+        "pid": pid,
+        "min": wanted.min_size,
+        "max": wanted.max_size,
+    }
+    if wanted.shares is not None:
+        body["shares"] = wanted.shares
+    if user is not None:
+        body |= {"uid": user.pw_uid, "gid": user.pw_gid}
+    return body
+
+
+def _register(run_dir: RunDir, body: Mapping[str, object]) -> dict[str, str]:
+    """Register the guest, with a daemon that is started if none serves."""
+    client = Client(run_dir.control_socket)
+    until = time.monotonic() + SERVE_WAIT_S
+    while True:
+        try:
+            answer: dict[str, str] = client.post("/v1/guests", body, wait_s=REGISTER_WAIT_S)
+        except NotRunningError:
+            if time.monotonic() > until:
+                raise
+        except RefusedError as error:
+            # A daemon that ends with its last guest may be doing so just now.
+            if error.status != NotReadyError.status or time.monotonic() > until:
+                raise
+        else:
+            return answer
+        _start_daemon(run_dir)
+
+
+def _start_daemon(run_dir: RunDir) -> None:
+    """Start one, unless another process does so or the former one still ends."""
+    # Imported here: with a daemon up there is no need of it.
+    from uvmm.settings import Settings  # noqa: PLC0415
+    from uvmm.spawn import start  # noqa: PLC0415
+
+    try:
+        start(Settings(run_dir=str(run_dir.path), exit_when_empty=True))
+    except ServedError:
+        time.sleep(_POLL_S)
+
+
+def _environment(run_dir: RunDir, admitted: Mapping[str, str]) -> bytes:
+    told = {
+        "UVMM_SOCKET": admitted["socket"],
+        "UVMM_NAME": admitted["name"],
+        "UVMM_TOKEN": admitted["token"],
+        RUN_DIR_VARIABLE: str(run_dir.path),
+    }
+    return b"\0".join(os.fsencode(f"{key}={value}") for key, value in told.items())
+
+
+def _fork(path: str, argv: Sequence[str], user: pwd.struct_passwd | None) -> _Child:
+    go_read, go_write = os.pipe()
+    status_read, status_write = os.pipe()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        os.close(go_read)
+        os.close(status_write)
+        return _Child(pid, go_write, status_read)
+    try:
+        os.close(go_write)
+        os.close(status_read)
+        _become(path, argv, user, parent, go_read)
+    except OSError as error:
+        os.write(status_write, _STATUS.pack(error.errno or 0))
+    finally:
+        os._exit(program.NOT_EXECUTABLE)
+
+
+def _become(
+    path: str, argv: Sequence[str], user: pwd.struct_passwd | None, parent: int, go: int
+) -> None:
+    """In the child: wait for the word, then execute. Returns if there is none."""
+    told = b""
+    while piece := os.read(go, 65536):
+        told += piece
+    if not told:
+        return
+    environment = dict(os.environb)
+    environment.update(
+        (key, value) for key, _, value in (pair.partition(b"=") for pair in told.split(b"\0"))
+    )
+    if user is not None:
+        _change_user(user, environment)
+    # After the change of user, which clears it: no guest outlives its launcher.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    _default_signals()
+    os.execve(path, list(argv), environment)
+
+
+def _change_user(user: pwd.struct_passwd, environment: dict[bytes, bytes]) -> None:
+    if os.geteuid() == 0:
+        os.initgroups(user.pw_name, user.pw_gid)
+        os.setgid(user.pw_gid)
+        os.setuid(user.pw_uid)
+    name = os.fsencode(user.pw_name)
+    environment.update(
+        {b"HOME": os.fsencode(user.pw_dir), b"USER": name, b"LOGNAME": name}
+    )
+
+
+def _let_go(child: _Child, path: str, environment: bytes) -> None:
+    """
+    Let the child execute; returns when it has.
+
+    Raises:
+        ProgramError: If it could not.
+    """
+    os.write(child.go, environment)
+    os.close(child.go)
+    failed = os.read(child.status, _STATUS.size)
+    os.close(child.status)
+    if failed:
+        raise program.failure(path, _STATUS.unpack(failed)[0])
+
+
+def _kill(child: _Child) -> None:
+    try:
+        os.kill(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    os.waitpid(child.pid, 0)
+
+
+def _default_signals() -> None:
+    """Undo what Python does to signals, which an exec would pass on."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""The program of `uvmm run`: found before anything starts, as a shell would."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from uvmm.errors import ProgramError
+from uvmm.units import shown
+
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+_GUEST_NAME_BYTES = 50  # leaves room for a number
+
+
+def find(name: str, search_path: str) -> str:
+    """
+    Return the file to execute for *name*.
+
+    Args:
+        name: As typed; with a slash it is a path.
+        search_path: Directories to search, separated by colons.
+
+    Raises:
+        ProgramError: 127 if there is none, 126 if it cannot be executed.
+    """
+    if "/" in name:
+        candidates = [name]
+    else:
+        candidates = [str(Path(folder or ".") / name) for folder in search_path.split(":")]
+    found = [path for path in candidates if name and Path(path).exists()]
+    for path in found:
+        if Path(path).is_file() and os.access(path, os.X_OK):
+            return path
+    if found:
+        raise failure(found[0], errno.EISDIR if Path(found[0]).is_dir() else errno.EACCES)
+    raise failure(name, errno.ENOENT)
+
+
+def failure(path: str, code: int) -> ProgramError:
+    """Return the error of an execve of *path* that failed with the errno *code*."""
+    if code == errno.ENOENT:
+        return ProgramError(f"{_plain(path)}: no such program", exit_code=NOT_FOUND)
+    if code == errno.ENOEXEC:
+        return ProgramError(
+            f"{_plain(path)}: no program that the kernel can execute; does it lack a #! line?",
+            exit_code=NOT_EXECUTABLE,
+        )
+    return ProgramError(f"{_plain(path)}: {os.strerror(code)}", exit_code=NOT_EXECUTABLE)
+
+
+def guest_name(path: str) -> str:
+    """Return a name for a guest that executes *path*."""
+    plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", Path(path).name)[:_GUEST_NAME_BYTES]
+    return plain if re.match(r"[A-Za-z0-9_]", plain) else f"_{plain}"
+
+
+def _plain(path: str) -> str:
+    return path if path.isprintable() and path else shown(path)
