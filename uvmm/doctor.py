@@ -28,12 +28,13 @@ _UFFDIO_API = 0xC018AA3F
 _UFFD_API = 0xAA
 # Bits of linux/userfaultfd.h.
 _UFFD_FEATURES = {
-    "missing faults on shared memory": 1 << 5,
-    "write protection of shared memory": 1 << 12,
-    "poisoned pages": 1 << 14,
-    "moved write protection over holes": 1 << 13,
+    "write-protect faults": (1 << 0, "5.7"),
+    "missing faults on shared memory": (1 << 5, "4.11"),
+    "the faulting thread's number": (1 << 8, "4.14"),
+    "minor faults on shared memory": (1 << 10, "5.14"),
+    "write protection of shared memory": (1 << 12, "5.19"),
+    "poisoned pages": (1 << 14, "6.6"),
 }
-_NEEDED_FEATURES = ("missing faults on shared memory", "write protection of shared memory")
 
 
 class Finding(TypedDict):
@@ -80,8 +81,8 @@ def _kernel() -> Finding:
     version = tuple(int(number) for number in numbers[:2] if number.isdigit())
     return _finding(
         "kernel", release,
-        "6.1 is needed (userfaultfd device); 6.9 for FUSE passthrough, 6.6 for poisoned pages",
-        good=version >= (6, 9), needed=version < (6, 1),
+        "6.6 is needed for userfaultfd's poisoned pages, 6.9 for FUSE passthrough",
+        good=version >= (6, 9), needed=version < (6, 6),
     )
 
 
@@ -125,17 +126,13 @@ def _userfaultfd() -> list[Finding]:
             good=device, needed=True,
         )
     ]
-    costs = {
-        "poisoned pages": "a damaged page stops its reader less precisely (Linux 6.6 has it)",
-        "moved write protection over holes": "write protection costs more (Linux 6.4 has it)",
-    }
-    for name, bit in _UFFD_FEATURES.items():
+    for name, (bit, since) in _UFFD_FEATURES.items():
         there = bool(features & bit)
         findings.append(
             _finding(
                 f"userfaultfd: {name}", "yes" if there else "no",
-                costs.get(name, "memory cannot be reclaimed safely without (Linux 5.19 has it)"),
-                good=there, needed=name in _NEEDED_FEATURES,
+                f"memory cannot be reclaimed safely without; Linux {since} has it",
+                good=there, needed=True,
             )
         )
     return findings

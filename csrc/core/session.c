@@ -221,6 +221,7 @@ static void *worker_main(void *arg)
 
 	for (;;) {
 		struct epoll_event ev;
+		enum conn_kind kind;
 		struct conn *c;
 		bool waiting;
 		int n;
@@ -234,14 +235,17 @@ static void *worker_main(void *arg)
 			continue;
 		}
 		c = ev.data.ptr;
-		if (c->kind == CONN_STOP)
+		lock(&s->lock);
+		kind = c->kind;
+		unlock(&s->lock);
+		if (kind == CONN_STOP)
 			return NULL;
-		if (c->kind == CONN_PROCESS) {
+		if (kind == CONN_PROCESS) {
 			struct guest *g = c->guest;
 
 			drop(s, c);
 			engine_guest_ended(s->engine, g);
-		} else if (c->kind == CONN_LISTENER) {
+		} else if (kind == CONN_LISTENER) {
 			accept_one(s);
 			arm(s, c, EPOLL_CTL_MOD);
 		} else if (on_packet(s, c)) {

@@ -40,7 +40,7 @@ enum conn_kind {
 
 struct conn {
 	int fd;
-	enum conn_kind kind;
+	enum conn_kind kind;    /* changed under session.lock */
 	struct guest *guest;    /* with guest->id == guest_id, else it has gone */
 	uint64_t guest_id;
 	uint64_t since_ns;
