@@ -8,7 +8,9 @@ import logging
 from collections import deque
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict  # pydantic reads typing's only since 3.12
 
 if TYPE_CHECKING:
     from pathlib import Path

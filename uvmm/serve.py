@@ -61,8 +61,8 @@ def main() -> None:
     except UvmmError as error:
         _answer(_told(type(error).__name__, str(error), error.exit_code))
         sys.exit(error.exit_code)
-    except OSError as error:
-        _answer(_told("OSError", f"the daemon failed: {error}", 1))
+    except Exception as error:
+        _answer(_told("Exception", f"the daemon failed to start: {error!r}", 1))
         raise
 
 
@@ -103,6 +103,8 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         ticking = asyncio.create_task(_tick(parts.daemon, stop))
         ending = asyncio.create_task(_end_when_empty(parts.daemon, pump, stop, settings))
         parts.run_dir.pid.write_text(f"{os.getpid()}\n")
+        if not settings.foreground:
+            _redirect_stderr(parts.run_dir.log)
         ready("serving")
         await stop.wait()
         tell("ending")
@@ -169,8 +171,6 @@ def _open(settings: Settings, undo: ExitStack) -> _Parts:
     )
     rundir.write_record(run_dir, record)
     events = open_log(run_dir.log, also_stderr=settings.foreground)
-    if not settings.foreground:
-        _redirect_stderr(run_dir.log)
     engine = _engine(run_dir, settings, sizes, group)
     undo.callback(engine.stop)
     daemon = Daemon(engine, on_change=_recorder(run_dir, record))
