@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import FastAPI, Query, Request  # noqa: TC002 - FastAPI reads the annotations
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -22,6 +22,7 @@ from uvmm import schema
 from uvmm.daemon import Application
 from uvmm.errors import UvmmError
 from uvmm.log import LOGGER, RECENT_EVENTS, LogEvent
+from uvmm.units import pages_to_bytes
 
 if TYPE_CHECKING:
     from collections import deque
@@ -92,7 +93,7 @@ def _add_guest_routes(app: FastAPI, daemon: Daemon, guest_socket: Path) -> None:
         admitted = await _in_thread(lambda: daemon.admit(wanted))
         return schema.GuestAnswer(
             name=admitted.name, token=admitted.token.hex(), socket=str(guest_socket),
-            max_bytes=schema.pages_to_bytes(admitted.max_pages),
+            max_bytes=pages_to_bytes(admitted.max_pages),
         )
 
 

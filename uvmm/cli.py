@@ -62,7 +62,7 @@ def main() -> NoReturn:
 
 
 @app.command()
-def up(  # noqa: PLR0913 - one parameter an option
+def up(
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     memory: Annotated[
         str | None,
@@ -105,7 +105,10 @@ def up(  # noqa: PLR0913 - one parameter an option
 
         given = load(config) | given
     settings = Settings(
-        run_dir=str(_run_dir(run_dir).path), force=force, foreground=foreground, **given
+        run_dir=str(_run_dir(run_dir).path), memory=given.get("memory"),
+        swap=given.get("swap"), swap_size=given.get("swap_size"),
+        memory_via=given.get("memory_via"), group=given.get("group"),
+        force=force, foreground=foreground,
     )
     if foreground:
         _serve_here(settings)
@@ -123,8 +126,9 @@ def down(run_dir: RunDirOption = DEFAULT_RUN_DIR) -> None:
     end(_run_dir(run_dir))
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-def run(  # noqa: PLR0913 - one parameter an option
+# What follows the program is the program's own.
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
     program: Annotated[list[str], typer.Argument(metavar="-- PROGRAM ARG...")],
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     name: Annotated[
@@ -196,7 +200,7 @@ def reclaim(
 
     done = _client(run_dir).post(guest_path(name, "reclaim"), {"size": size, "tier": tier})
     left = f", {done['left_pages']} were in use" if done["left_pages"] else ""
-    print(  # noqa: T201
+    print(
         f"reclaimed {format_size(pages_to_bytes(done['pages']))} of {name} "
         f"({done['pages']} pages, {done['zero_pages']} of them zero{left}) "
         f"in {done['elapsed_seconds']:.2f} s"
@@ -214,7 +218,7 @@ def restore(
 
     done = _client(run_dir).post(guest_path(name, "restore"))
     left = f"; {done['left_pages']} pages found no room" if done["left_pages"] else ""
-    print(  # noqa: T201
+    print(
         f"restored {format_size(pages_to_bytes(done['pages']))} of {name} "
         f"({done['pages']} pages) in {done['elapsed_seconds']:.2f} s{left}"
     )
@@ -241,7 +245,7 @@ def _serve_here(settings: Settings) -> None:
 
     from uvmm.serve import serve
 
-    asyncio.run(serve(settings, lambda line: print(line, flush=True)))  # noqa: T201
+    asyncio.run(serve(settings, lambda line: print(line, flush=True)))
 
 
 def _run_dir(path: str) -> RunDir:
@@ -268,7 +272,7 @@ def _console() -> Console:
 
 
 def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2))  # noqa: T201
+    print(json.dumps(value, indent=2))
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -213,7 +213,7 @@ class Engine:
             code = lib.uvmm_guest_restore(engine, guest_id, result)
         if code == -errno.EIO:
             raise EngineError(
-                f"a stored page is damaged; {result.pages} pages came back, see the daemon's log"
+                f"a stored page is damaged, see the log; {result.pages} pages came back"
             )
         if code not in (0, -errno.ENOMEM):
             raise _error(code, "")

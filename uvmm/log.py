@@ -33,10 +33,8 @@ class LogEvent(TypedDict):
 class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return *record* as one line, with its traceback if it has one."""
-        event: dict[str, str] = dict(_event(record))
-        if record.exc_info:
-            event["trace"] = self.formatException(record.exc_info)
-        return json.dumps(event)
+        trace = {"trace": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json.dumps({**_event(record), **trace})
 
 
 class _Recent(logging.Handler):
@@ -72,7 +70,9 @@ def open_log(path: Path, *, also_stderr: bool) -> deque[LogEvent]:
     return recent.events
 
 
-def tell(text: str, *, kind: str = "daemon", guest: str = "", level: int = logging.INFO) -> None:
+def tell(
+    text: str, *, kind: str = "daemon", guest: str = "", level: int = logging.INFO
+) -> None:
     """Log *text* as an event of a kind, about a guest."""
     LOGGER.log(level, "%s", text, extra={"kind": kind, "guest": guest})
 

@@ -16,10 +16,13 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uvmm.errors import DaemonStartError, ServedError
 from uvmm.host import Process
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_RUN_DIR = "/run/uvmm"
 RUN_DIR_VARIABLE = "UVMM_RUN_DIR"

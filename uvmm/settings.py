@@ -53,7 +53,7 @@ def swap_path(settings: Settings) -> Path:
     if settings.swap is not None:
         return Path(settings.swap).absolute()
     mark = hashlib.sha256(settings.run_dir.encode(errors="surrogateescape")).hexdigest()[:12]
-    return Path(f"/var/tmp/uvmm-{mark}.swap")  # noqa: S108 - made afresh, 0600
+    return Path(f"/var/tmp/uvmm-{mark}.swap")
 
 
 def resolve(settings: Settings, *, ram_bytes: int, free_disk_bytes: int) -> Sizes:

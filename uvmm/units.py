@@ -17,7 +17,7 @@ CHUNK_PAGES = 512  # pages in a large page of 2 MiB
 CHUNK_BYTES = CHUNK_PAGES * PAGE_BYTES
 LARGEST_BYTES = 1 << 62
 
-_SIZE = re.compile(r"(\d{1,20})(?:\.(\d{1,9}))?\s*([kmgtpe]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(r"(?ai)(\d{1,20})(?:\.(\d{1,9}))?\s*([kmgtpe]?)(?:i?b)?")
 _PERCENT = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?\s*%", re.ASCII)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5, "e": 6}
 _SHOWN = 40  # characters of a bad value that an error repeats

@@ -8,11 +8,13 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include "uvmm/protocol.h"
 
+#define CACHESTAT 451           /* newer than the headers of Debian 12 */
 #define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
 static int write_setting(const char *path, const char *value)
@@ -123,6 +125,44 @@ uint64_t machine_file_pages(int fd)
 	struct stat st;
 
 	return fstat(fd, &st) ? 0 : (uint64_t)st.st_blocks * 512 / UVMM_PAGE_SIZE;
+}
+
+/* All of the pages are in memory, by cachestat(2), which is in Linux 6.5. */
+static bool is_all_there(int fd, uint64_t lo, uint64_t hi)
+{
+	struct {
+		uint64_t off, len;
+	} range = { lo << UVMM_PAGE_SHIFT, (hi - lo) << UVMM_PAGE_SHIFT };
+	struct {
+		uint64_t cache, dirty, writeback, evicted, recently_evicted;
+	} stat;
+
+	return !syscall(CACHESTAT, fd, &range, &stat, 0) && stat.cache == hi - lo;
+}
+
+uint64_t machine_seek_data(int fd, uint64_t ppn)
+{
+	off_t data = lseek(fd, (off_t)(ppn << UVMM_PAGE_SHIFT), SEEK_DATA);
+
+	return data < 0 ? UINT64_MAX : (uint64_t)data >> UVMM_PAGE_SHIFT;
+}
+
+bool machine_next_data(int fd, uint64_t *lo, uint64_t *hi, uint64_t end)
+{
+	uint64_t data = machine_seek_data(fd, *lo);
+	off_t hole;
+
+	if (data >= end)
+		return false;
+	*lo = data;
+	*hi = end;
+	/* SEEK_HOLE goes through all data up to the end of the file. */
+	if (is_all_there(fd, *lo, end))
+		return true;
+	hole = lseek(fd, (off_t)(data << UVMM_PAGE_SHIFT), SEEK_HOLE);
+	if (hole > 0 && (uint64_t)hole < end << UVMM_PAGE_SHIFT)
+		*hi = (uint64_t)hole >> UVMM_PAGE_SHIFT;
+	return true;
 }
 
 uint64_t machine_daemon_pages(void)

@@ -36,6 +36,11 @@ void machine_remove(const struct machine *m, const char *name);
 uint64_t machine_used_pages(const struct machine *m);
 /* Pages of one file. */
 uint64_t machine_file_pages(int fd);
+/* The first page with data at or after ppn; UINT64_MAX if there is none. */
+uint64_t machine_seek_data(int fd, uint64_t ppn);
+/* The next run of pages with data in [*lo, end) of a file, as [*lo, *hi); false if
+ * there is none. */
+bool machine_next_data(int fd, uint64_t *lo, uint64_t *hi, uint64_t end);
 /* Pages resident in this process besides those of a tmpfs. */
 uint64_t machine_daemon_pages(void);
 

@@ -76,22 +76,6 @@ static int read_pages(const struct guest *g, uint64_t ppn, uint64_t n, char *dst
 	return 0;
 }
 
-/* The next run of pages with data in [lo, end); false if there is none. */
-static bool next_data(const struct guest *g, uint64_t *lo, uint64_t *hi, uint64_t end)
-{
-	off_t data = lseek(g->memfd, (off_t)(*lo << UVMM_PAGE_SHIFT), SEEK_DATA);
-	off_t hole;
-
-	if (data < 0 || (uint64_t)data >= end << UVMM_PAGE_SHIFT)
-		return false;
-	hole = lseek(g->memfd, data, SEEK_HOLE);
-	*lo = (uint64_t)data >> UVMM_PAGE_SHIFT;
-	*hi = hole < 0 ? end : (uint64_t)hole >> UVMM_PAGE_SHIFT;
-	if (*hi > end)
-		*hi = end;
-	return *hi > *lo;
-}
-
 /* Step 1: how many pages are ours. */
 static uint32_t claim(struct guest *g, uint64_t lo, uint32_t n, struct reclaim_buffer *b)
 {
@@ -199,10 +183,9 @@ static void put_back(struct guest *g, uint64_t lo, uint32_t i, uint32_t to,
 		     struct reclaim_buffer *b)
 {
 	for (; i < to; i++) {
-		uint64_t at = lo + i, hi;
 		ssize_t n;
 
-		if (!next_data(g, &at, &hi, lo + i + 1))
+		if (machine_seek_data(g->memfd, lo + i) != lo + i)
 			continue;
 		do
 			n = pwrite(g->memfd, b->copy + i * UVMM_PAGE_SIZE, UVMM_PAGE_SIZE,
@@ -217,12 +200,11 @@ static void put_back(struct guest *g, uint64_t lo, uint32_t i, uint32_t to,
 static void punch_run(struct guest *g, uint64_t lo, uint32_t i, uint32_t to,
 		      struct reclaim_buffer *b)
 {
-	uint64_t at, hi;
 	int tries;
 
 	for (tries = 0; tries < PUNCH_TRIES; tries++) {
-		at = lo + i;
-		if (!punch_range(g, at, to - i) && !next_data(g, &at, &hi, lo + to))
+		if (!punch_range(g, lo + i, to - i) &&
+		    machine_seek_data(g->memfd, lo + i) >= lo + to)
 			return;
 		clock_sleep_ns(PUNCH_SLEEP_NS);
 	}
@@ -320,7 +302,7 @@ static int reclaim_chunk(struct guest *g, uint64_t chunk, uint64_t want,
 
 	if (!pmap_chunk_claim(&g->pmap, chunk))
 		return 0;
-	while (!rc && res->pages < goal && next_data(g, &lo, &hi, end)) {
+	while (!rc && res->pages < goal && machine_next_data(g->memfd, &lo, &hi, end)) {
 		while (!rc && lo < hi && res->pages < goal) {
 			uint64_t n = hi - lo < BATCH ? hi - lo : BATCH;
 
@@ -334,36 +316,35 @@ static int reclaim_chunk(struct guest *g, uint64_t chunk, uint64_t want,
 	return rc;
 }
 
-int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want,
-		  struct tier *tier, struct reclaim_buffer *b,
-		  struct uvmm_job_result *res)
+/* The chunk with data at or after the hand, which moves behind it; *left is how
+ * many chunks the round has still to pass. False when the round is over. */
+static bool next_chunk(struct guest *g, uint64_t *left, uint64_t *chunk)
+{
+	uint64_t chunks = g->pmap.chunks, at, data, passed;
+
+	while (*left) {
+		at = atomic_load(&g->hand) % chunks;
+		data = machine_seek_data(g->memfd, at * UVMM_CHUNK_PAGES);
+		*chunk = data == UINT64_MAX ? chunks : data / UVMM_CHUNK_PAGES;
+		passed = *chunk - at + (*chunk < chunks);
+		if (passed > *left)
+			return false;
+		*left -= passed;
+		atomic_store(&g->hand, (at + passed) % chunks);
+		if (*chunk < chunks)
+			return true;
+	}
+	return false;
+}
+
+int reclaim_guest(struct guest *g, uint64_t want, struct tier *tier,
+		  struct reclaim_buffer *b, struct uvmm_job_result *res)
 {
 	uint64_t goal = res->pages + want, left = g->pmap.chunks, chunk;
-	uint64_t lo, hi;
 	int rc = 0;
 
-	(void)e;
-	while (!rc && left && res->pages < goal && atomic_load(&g->attached)) {
-		chunk = atomic_fetch_add(&g->hand, 1) % g->pmap.chunks;
-		left--;
-		lo = chunk * UVMM_CHUNK_PAGES;
-		if (!next_data(g, &lo, &hi, g->max_pages)) {
-			/* Nothing up to the end: go round. */
-			left = left > g->pmap.chunks - chunk ?
-				left - (g->pmap.chunks - chunk - 1) : 0;
-			atomic_store(&g->hand, 0);
-			continue;
-		}
-		if (lo / UVMM_CHUNK_PAGES > chunk) {
-			uint64_t skip = lo / UVMM_CHUNK_PAGES - chunk;
-
-			if (skip > left)
-				break;
-			left -= skip;
-			chunk += skip;
-			atomic_fetch_add(&g->hand, skip);
-		}
+	while (!rc && res->pages < goal && atomic_load(&g->attached) &&
+	       next_chunk(g, &left, &chunk))
 		rc = reclaim_chunk(g, chunk, goal - res->pages, tier, b, res);
-	}
 	return rc;
 }

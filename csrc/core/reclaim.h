@@ -55,8 +55,8 @@ void reclaim_buffer_free(struct reclaim_buffer *b);
 /* Takes up to `want` pages of g, which the caller has entered, in one round of
  * its clock; res->pages and zero_pages are added to.
  *   -ENOSPC  the tier is full    -EIO  it failed    -ENOMEM  cannot arm */
-int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want,
-		  struct tier *tier, struct reclaim_buffer *b,
+int reclaim_guest(struct guest *g, uint64_t want, struct tier *tier,
+		  struct reclaim_buffer *b,
 		  struct uvmm_job_result *res);
 
 #endif /* RECLAIM_H */

@@ -112,6 +112,10 @@ static void swap_drop(struct tier *t, const uint64_t *handles, size_t n)
 		if (s->taken[handles[i] / WORD_BITS] & bit) {
 			s->taken[handles[i] / WORD_BITS] &= ~bit;
 			s->used--;
+			/* Slots used before may be in the page cache still. */
+			if (!s->taken[handles[i] / WORD_BITS] &&
+			    handles[i] - handles[i] % WORD_BITS < s->next)
+				s->next = handles[i] - handles[i] % WORD_BITS;
 		}
 	}
 	unlock(&s->lock);

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""
-What uvmm is measured against, set up for a `with` block and gone after it.
-
-Everything here changes the machine (a swap device, a mount), so each context
-undoes its steps in reverse order, whatever happened inside.
-"""
+"""What uvmm is measured against, set up for a `with` block and gone after it."""
 
 from __future__ import annotations
 
@@ -12,11 +7,11 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .probe import BenchError
+from .undo import BenchError, Undo, held, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,26 +19,21 @@ if TYPE_CHECKING:
 ZRAM_CONTROL = Path("/sys/class/zram-control")
 # Above any other swap area, so that pages go there and nowhere else.
 ZRAM_PRIORITY = 32767
-MOUNT_WAIT_S = 10.0
+WAIT_S = 10.0
 
 
-def _run(*argv: str) -> None:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BenchError(f"{' '.join(argv)}: {done.stderr.strip()}")
-
-
-@contextmanager
-def _zram_device() -> Iterator[str]:
-    """Yield the name of a zram device that nobody else uses (zram0, zram1, ...)."""
-    try:
-        number = (ZRAM_CONTROL / "hot_add").read_text().strip()
-    except OSError as error:
-        raise BenchError(f"no zram in this kernel: {error}") from None
-    try:
-        yield f"zram{number}"
-    finally:
-        (ZRAM_CONTROL / "hot_remove").write_text(number)
+def _remove_zram(number: str) -> None:
+    """Remove the device; whoever looks at new block devices may hold it for a moment."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            (ZRAM_CONTROL / "hot_remove").write_text(number)
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 @contextmanager
@@ -54,35 +44,48 @@ def zram_swap(size_bytes: int, algorithm: str = "lz4") -> Iterator[None]:
     Raises:
         BenchError: If the kernel has no zram, or not this algorithm.
     """
-    with ExitStack() as undo:
-        name = undo.enter_context(_zram_device())
-        settings = Path("/sys/block") / name
+    with Undo() as undo:
+        with held():
+            try:
+                number = (ZRAM_CONTROL / "hot_add").read_text().strip()
+            except OSError as error:
+                raise BenchError(f"no zram in this kernel: {error}") from None
+            undo.callback(_remove_zram, number)
+        settings = Path("/sys/block") / f"zram{number}"
         try:
             (settings / "comp_algorithm").write_text(algorithm)
         except OSError as error:
             raise BenchError(f"zram has no {algorithm}: {error}") from None
         (settings / "disksize").write_text(str(size_bytes))
-        undo.callback((settings / "reset").write_text, "1")
-        device = f"/dev/{name}"
-        _run("mkswap", device)
-        _run("swapon", "-p", str(ZRAM_PRIORITY), device)
-        undo.callback(_run, "swapoff", device)
+        device = f"/dev/zram{number}"
+        run("mkswap", device)
+        with held():
+            run("swapon", "-p", str(ZRAM_PRIORITY), device)
+            undo.callback(run, "swapoff", device)
         yield
 
 
 @contextmanager
 def tmpfs(where: Path, size_bytes: int) -> Iterator[Path]:
     """A plain tmpfs with the mount option of uvmm's own (huge=advise)."""
-    where.mkdir()
+    with Undo() as undo:
+        with held():
+            where.mkdir()
+            undo.callback(where.rmdir)
+            run("mount", "-t", "tmpfs", "-o", f"huge=advise,size={size_bytes}",
+                "uvmm-bench", str(where))
+            undo.callback(run, "umount", "-l", str(where))
+        yield where
+
+
+def _stop_server(server: subprocess.Popen[bytes], where: Path) -> None:
+    if os.path.ismount(where):
+        run("umount", "-l", str(where))
     try:
-        _run("mount", "-t", "tmpfs", "-o", f"huge=advise,size={size_bytes}",
-             "uvmm-bench", str(where))
-        try:
-            yield where
-        finally:
-            _run("umount", str(where))
-    finally:
-        where.rmdir()
+        server.wait(WAIT_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 @contextmanager
@@ -92,24 +95,18 @@ def plain_filesystem(data: Path, where: Path) -> Iterator[Path]:
 
     Each mount starts with nothing in the kernel's page cache.
     """
-    where.mkdir()
-    server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("plainfs.py")), str(data),
-         str(where)]
-    )
-    try:
-        until = time.monotonic() + MOUNT_WAIT_S
+    script = str(Path(__file__).with_name("plainfs.py"))
+    with Undo() as undo:
+        with held():
+            where.mkdir()
+            undo.callback(where.rmdir)
+            server = subprocess.Popen(
+                [sys.executable, script, str(data), str(where)], start_new_session=True
+            )
+            undo.callback(_stop_server, server, where)
+        until = time.monotonic() + WAIT_S
         while not os.path.ismount(where):
             if server.poll() is not None or time.monotonic() > until:
                 raise BenchError("the plain fusepy filesystem did not come up")
             time.sleep(0.01)
         yield where / "data"
-    finally:
-        if os.path.ismount(where):
-            _run("umount", str(where))
-        try:
-            server.wait(timeout=MOUNT_WAIT_S)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        where.rmdir()
