@@ -176,36 +176,21 @@ def _size(given: str | int | None) -> str | None:
     return None if given is None else str(given)
 
 
-class _TooLargeError(Exception):
-    """The body is larger than any request needs."""
-
-
 class _BoundedBody:
-    """Answers 413 to a body above `BODY_BYTES`, however it is announced."""
+    """Refuses a body above `BODY_BYTES`, however it is announced."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         got_bytes = 0
-        started = False
 
         async def bounded_receive() -> Message:
             nonlocal got_bytes
             message = await receive()
             got_bytes += len(message.get("body", b""))
             if got_bytes > BODY_BYTES:
-                raise _TooLargeError
+                raise HTTPException(413, f"the body is larger than {BODY_BYTES} bytes")
             return message
 
-        async def watched_send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, bounded_receive, watched_send)
-        except _TooLargeError:
-            if not started:
-                refusal = _error(413, f"the body is larger than {BODY_BYTES} bytes")
-                await refusal(scope, receive, send)
+        await self._app(scope, bounded_receive, send)

@@ -158,7 +158,8 @@ class Daemon:
             NotReadyError: If it has not attached yet.
             EngineError: If a page is damaged.
         """
-        return self._engine.restore(self.guest(name).id)
+        guest = self.guest(name)
+        return self._engine.restore(guest.id)
 
     def guest(self, name: str) -> Guest:
         """

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""The control API's edge: what it refuses before anything is done."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.samples import a_guest, a_machine
+from uvmm.api import BODY_BYTES, make_app
+from uvmm.core import Event, EventKind
+from uvmm.daemon import Daemon
+from uvmm.model import Moved, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fastapi import FastAPI
+
+    from uvmm.core import Engine, GuestConfig
+
+
+class NoEngine:
+    """Remembers guests and has no memory: enough for the edge."""
+
+    def __init__(self) -> None:
+        self.created: dict[int, GuestConfig] = {}
+
+    def snapshot(self, shares: Mapping[int, int]) -> Snapshot:
+        guests = tuple(
+            a_guest(id=id_, name=self.created[id_].name, shares=share)
+            for id_, share in shares.items()
+        )
+        return Snapshot(machine=a_machine(), guests=guests)
+
+    def create_guest(self, config: GuestConfig) -> int:
+        self.created[len(self.created) + 1] = config
+        return len(self.created)
+
+    def reclaim(self, guest_id: int, pages: int, tier: str) -> Moved:
+        assert guest_id in self.created
+        assert tier == "swap"
+        return Moved(pages=pages, zero_pages=0, left_pages=0, elapsed_ns=5)
+
+
+def new_app() -> FastAPI:
+    daemon = Daemon(cast("Engine", NoEngine()), on_change=lambda _: None)
+    return make_app(
+        daemon, guest_socket=Path("/g.sock"), events=deque(), shut_down=lambda: None
+    )
+
+
+def ask(method: str, path: str, app: FastAPI | None = None, **sent: Any) -> httpx.Response:
+    async def call() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app or new_app(), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://uvmm") as client:
+            return await client.request(method, path, **sent)
+
+    return asyncio.run(call())
+
+
+def register(app: FastAPI, **fields: Any) -> httpx.Response:
+    return ask("POST", "/v1/guests", app, json={"name": "a", "pid": 1, **fields})
+
+
+def test_a_guest_is_registered_and_found() -> None:
+    app = new_app()
+    answer = register(app)
+    assert answer.status_code == 201
+    told = answer.json()
+    assert (told["name"], told["socket"]) == ("a", "/g.sock")
+    assert len(bytes.fromhex(told["token"])) == 16
+    assert ask("GET", "/v1/guests/a", app).json()["name"] == "a"
+    assert len(ask("GET", "/v1/stats", app).json()["guests"]) == 1
+    done = ask("POST", "/v1/guests/a/reclaim", app, json={"size": "50%"}).json()
+    assert done == {"pages": 500, "zero_pages": 0, "left_pages": 0, "elapsed_seconds": 5e-9}
+
+
+def test_a_taken_name_gets_a_number_if_that_is_wanted() -> None:
+    app = new_app()
+    names = [register(app, numbered=True, name="n" * 63).json()["name"] for _ in range(3)]
+    assert names == ["n" * 63, "n" * 61 + "-2", "n" * 61 + "-3"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": ""}, {"name": "a/b"}, {"name": "."}, {"name": ".."}, {"name": "-x"},
+        {"name": "a\0b"}, {"name": "a\nb"}, {"name": "x" * 64}, {"name": "é"}, {"name": 7},
+        {"name": None}, {"pid": 0}, {"pid": -1}, {"pid": 1 << 22}, {"pid": 1 << 70},
+        {"pid": "1"}, {"pid": True}, {"pid": 1.5}, {"shares": 0}, {"shares": 1 << 40},
+        {"uid": -1}, {"uid": 0xFFFFFFFF}, {"max": "x"}, {"max": "0"}, {"max": -5},
+        {"max": 1 << 80}, {"max": "900%"}, {"min": "2G", "max": "1G"}, {"max": [1]},
+        {"unknown": 1}, {"max": "9" * 64},
+    ],
+)
+def test_bad_fields_are_refused(fields: dict[str, Any]) -> None:
+    answer = register(new_app(), **fields)
+    assert answer.status_code == 422
+    assert set(answer.json()) == {"error"}
+    assert "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422), (b"{", 422), (b"[]", 422), (b"null", 422), (b"\xff\xfe", 422),
+        (b'{"name": "\\ud800", "pid": 1}', 422), (b"[" * 50_000, 400),
+        (b" " * (BODY_BYTES + 1), 413), (b'{"pid": ' + b"9" * 5000 + b"}", 400),
+    ],
+)
+def test_bad_bodies_are_refused(body: bytes, status: int) -> None:
+    answer = ask(
+        "POST", "/v1/guests", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == status
+    assert "error" in answer.json()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/guests/none", 404), ("POST", "/v1/guests/none/restore", 404),
+        ("GET", "/v1/guests/%00", 404), ("GET", "/v1/guests/%ff%fe", 404),
+        ("GET", "/nothing", 404), ("DELETE", "/v1/stats", 405),
+        ("GET", "/v1/events?limit=0", 422), ("GET", "/v1/events?limit=x", 422),
+    ],
+)
+def test_what_is_not_there(method: str, path: str, status: int) -> None:
+    answer = ask(method, path)
+    assert answer.status_code == status
+    assert "error" in answer.json()
+
+
+@pytest.mark.parametrize("size", ["", "x", "-1", "1e3", "5%%", -1, None, [], 1.5])
+def test_bad_sizes_to_reclaim(size: Any) -> None:
+    app = new_app()
+    register(app)
+    assert ask("POST", "/v1/guests/a/reclaim", app, json={"size": size}).status_code == 422
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(
+            st.sampled_from(["name", "pid", "min", "max", "shares", "uid", "x"]), inner
+        ),
+        max_leaves=8,
+    )
+)
+def test_no_json_makes_the_daemon_fail(body: Any) -> None:
+    try:
+        content = json.dumps(body).encode()
+    except UnicodeEncodeError:
+        return
+    answer = ask(
+        "POST", "/v1/guests", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code in (201, 400, 422)
+
+
+def test_openapi_describes_it() -> None:
+    described = ask("GET", "/openapi.json").json()
+    assert "/v1/guests/{name}/reclaim" in described["paths"]
+
+
+def test_a_guest_that_ends_during_its_admission_is_not_kept() -> None:
+    class Ending(NoEngine):
+        def create_guest(self, config: GuestConfig) -> int:
+            created = super().create_guest(config)
+            daemon.take(Event(at_ns=0, guest_id=created, kind=EventKind.ENDED, text=""))
+            return created
+
+    daemon = Daemon(cast("Engine", Ending()), on_change=lambda _: None)
+    app = make_app(daemon, guest_socket=Path("/g"), events=deque(), shut_down=lambda: None)
+    assert register(app).status_code == 201
+    assert daemon.empty()
+    assert register(app).status_code == 503
