@@ -16,7 +16,7 @@ from pathlib import Path
 import fuse
 
 
-class PlainFilesystem(fuse.Operations):
+class PlainFilesystem(fuse.Operations):  # type: ignore[misc]  # fusepy has no types
     """A directory with one file."""
 
     def __init__(self, data: bytes) -> None:

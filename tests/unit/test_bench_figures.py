@@ -11,7 +11,7 @@ from tests.bench.figures import Row, Target, at_least, at_most, column, spread_o
 class TestSpread:
     def test_median_and_extremes(self) -> None:
         spread = spread_of((3.0, 1.0, 8.0))
-        assert (1.0, 3.0, 8.0) == (spread.low, spread.median, spread.high)
+        assert (spread.low, spread.median, spread.high) == (1.0, 3.0, 8.0)
 
     def test_no_values_are_refused(self) -> None:
         with pytest.raises(ValueError, match="no values"):

@@ -19,7 +19,8 @@ STATED = Row(key="idle", what="RSS", unit="MiB", uvmm=(1234.5,))
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(123456.7, "123,457"), (99.94, "99.9"), (9.994, "9.99"), (0.1234, "0.123"), (0.0, "0.000")],
+    [(123456.7, "123,457"), (99.94, "99.9"), (9.994, "9.99"), (0.1234, "0.123"),
+     (0.0, "0.000")],
 )
 def test_number_keeps_the_digits_that_matter(value: float, text: str) -> None:
     assert text == number(value)
@@ -63,9 +64,9 @@ class TestJson:
 
     def test_what_does_not_apply_is_null(self) -> None:
         (row,) = as_json([STATED])
-        assert (None, None, None, None) == (
+        assert (
             row["peer"], row["ratio"], row["target"], row["met"],
-        )
+        ) == (None, None, None, None)
 
     def test_what_was_not_measured_has_an_error(self) -> None:
         missing = NotMeasured(key="reclaim", reason="no zram")

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+"""Where and how much is measured, and how a measurement is repeated."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .peers import tmpfs
+from .probe import start, touch_argv
+from .undo import BenchError, Undo, held
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+Figures = dict[str, float]
+Measure = Callable[[], Figures]
+
+_numbers = count(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How much is measured; a choice between time and spread."""
+
+    repetitions: int
+    fresh_bytes: int  # first touch
+    calm_bytes: int  # random access without pressure
+    calm_accesses: int
+    numpy_bytes: int
+    swapped_bytes: int  # reads of swapped memory, reclaim
+    swapped_reads: int
+    fuse_reads: int
+    overhead_bytes: int
+    idle_guests: int
+
+
+FULL = Scale(
+    repetitions=7,
+    fresh_bytes=GIB,
+    calm_bytes=GIB,
+    calm_accesses=20_000_000,
+    numpy_bytes=768 * MIB,
+    swapped_bytes=256 * MIB,
+    swapped_reads=4000,
+    fuse_reads=1000,
+    overhead_bytes=2 * GIB,
+    idle_guests=100,
+)
+
+QUICK = Scale(
+    repetitions=3,
+    fresh_bytes=256 * MIB,
+    calm_bytes=GIB,
+    calm_accesses=10_000_000,
+    numpy_bytes=192 * MIB,
+    swapped_bytes=128 * MIB,
+    swapped_reads=2000,
+    fuse_reads=500,
+    overhead_bytes=GIB,
+    idle_guests=20,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What every row needs to know."""
+
+    scale: Scale
+    scratch_dir: Path  # on disk; mount points go here
+    memory_dir: Path  # a plain tmpfs: swap files and the files of peers
+
+    def interleaved(self, *measures: Measure) -> list[list[Figures]]:
+        """
+        Run each of *measures* once a repetition; returns a list for each.
+
+        The first round is thrown away: it pays for what is done once. The order
+        turns round every time, so that no side is always the one that comes
+        after the other.
+        """
+        found: list[list[Figures]] = [[] for _ in measures]
+        for repetition in range(self.scale.repetitions + 1):
+            order = list(enumerate(measures))
+            for at, measure in order if repetition % 2 else reversed(order):
+                figures = measure()
+                if repetition:
+                    found[at].append(figures)
+        return found
+
+
+@contextmanager
+def stage_for(scale: Scale) -> Iterator[Stage]:
+    """
+    Prepare the directories of a run.
+
+    Raises:
+        BenchError: If we are not root, who alone may mount and swap.
+    """
+    if os.geteuid():
+        raise BenchError("needs root: it mounts filesystems and sets up zram swap")
+    with Undo() as undo:
+        with held():
+            scratch_dir = Path(tempfile.mkdtemp(prefix="uvmm-bench-"))
+            undo.callback(scratch_dir.rmdir)
+        size_bytes = 4 * max(scale.overhead_bytes, scale.fresh_bytes)
+        memory_dir = undo.enter_context(tmpfs(scratch_dir / "memory", size_bytes))
+        yield Stage(scale=scale, scratch_dir=scratch_dir, memory_dir=memory_dir)
+
+
+def warm_memory(size_bytes: int) -> None:
+    """
+    Touch memory and give it back.
+
+    A virtual machine gets memory that it never used before from its host on
+    first touch, which costs more than anything that is measured here.
+    """
+    with start(touch_argv("anon", size_bytes, "huge")) as probe:
+        probe.ask("first-touch")
+
+
+def new_name() -> str:
+    """Return a guest's name that was not used before."""
+    return f"bench-{next(_numbers)}"
+
+
+def size_text(size_bytes: int) -> str:
+    """Write a size for the label of a row."""
+    gib, rest = divmod(size_bytes, GIB)
+    return f"{gib} GiB" if not rest else f"{size_bytes // MIB} MiB"
+
+
+def say(text: str) -> None:
+    """Tell on stderr what goes on; stdout is for the figures."""
+    print(text, file=sys.stderr, flush=True)
