@@ -97,7 +97,7 @@ def _application(
     path: str, wanted: Launch, pid: int, user: pwd.struct_passwd | None
 ) -> dict[str, object]:
     body: dict[str, object] = {
-        "name": wanted.name or program.guest_name(path),
+        "name": program.guest_name(path) if wanted.name is None else wanted.name,
         "numbered": wanted.name is None,
         "pid": pid,
         "min": wanted.min_size,

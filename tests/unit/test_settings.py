@@ -60,7 +60,7 @@ class TestSizes:
             ({"swap_size": "101G"}, "does not fit"),
         ],
     )
-    def test_what_cannot_be_had_is_refused(self, given: dict[str, str], words: str) -> None:
+    def test_what_cannot_be_had_is_refused(self, given: dict[str, Any], words: str) -> None:
         with pytest.raises(BadInputError, match=words):
             resolved(**given)
 
