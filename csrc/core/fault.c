@@ -14,7 +14,6 @@
 #include "load.h"
 #include "uffd.h"
 
-#define MESSAGES 16
 #define EVENTS 16
 
 void fault_poison(struct guest *g, uint64_t ppn)
@@ -131,28 +130,35 @@ static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 	}
 }
 
+static bool serve_one(struct fault_thread *t, struct guest *g)
+{
+	struct uffd_message m;
+	uint64_t now_ns, ppn;
+
+	if (!uffd_read(g->uffd, &m, 1))
+		return false;
+	now_ns = clock_ns();
+	ppn = (m.addr - g->base) >> UVMM_PAGE_SHIFT;
+	if (m.addr < g->base || ppn >= g->max_pages)
+		return true;
+	atomic_fetch_add(&g->faults, 1);
+	if (m.fault == UFFD_FAULT_MISSING)
+		missing(t, g, ppn, &m, now_ns);
+	else
+		let_through(g, ppn, &m, now_ns);
+	if (!atomic_load(&g->waiting))
+		atomic_fetch_add(&g->stall_ns, clock_ns() - now_ns);
+	return true;
+}
+
+/* One message at a time, so that other threads take the next ones meanwhile, and
+ * whoever was woken runs before this thread looks for more: it may fault next. */
 static void serve(struct fault_thread *t, struct guest *g)
 {
-	struct uffd_message m[MESSAGES];
-	int i, n;
-
 	if (!guest_enter(g))
 		return;
-	n = uffd_read(g->uffd, m, MESSAGES);
-	for (i = 0; i < n; i++) {
-		uint64_t now_ns = clock_ns();
-		uint64_t ppn = (m[i].addr - g->base) >> UVMM_PAGE_SHIFT;
-
-		if (m[i].addr < g->base || ppn >= g->max_pages)
-			continue;
-		atomic_fetch_add(&g->faults, 1);
-		if (m[i].fault == UFFD_FAULT_MISSING)
-			missing(t, g, ppn, &m[i], now_ns);
-		else
-			let_through(g, ppn, &m[i], now_ns);
-		if (!atomic_load(&g->waiting))
-			atomic_fetch_add(&g->stall_ns, clock_ns() - now_ns);
-	}
+	while (serve_one(t, g))
+		sched_yield();
 	guest_leave(g);
 }
 
@@ -171,9 +177,12 @@ static void *fault_main(void *arg)
 {
 	struct fault_thread *t = arg;
 	struct epoll_event ev[EVENTS];
+	char name[16];
 	int i, n;
 
 	pin(t);
+	snprintf(name, sizeof(name), "uvmm-fault/%d", t->cpu);
+	pthread_setname_np(pthread_self(), name);
 	for (;;) {
 		n = epoll_wait(t->epoll, ev, EVENTS, -1);
 		for (i = 0; i < n; i++) {
