@@ -83,7 +83,7 @@ class Daemon:
     ) -> None:
         self._engine = engine
         self._on_change = on_change
-        self._senses = Senses(engine)
+        self._senses = Senses()
         self._admission = threading.Lock()  # taken before the other one
         self._lock = threading.Lock()  # held for moments; guards the senses and all below
         self._members: dict[int, _Member] = {}
@@ -216,7 +216,8 @@ class Daemon:
 
     def _look_locked(self) -> tuple[Snapshot, dict[int, float]]:
         shares = {guest_id: member.shares for guest_id, member in self._members.items()}
-        snapshot = self._senses.look(shares)
+        snapshot = self._engine.snapshot(shares)
+        self._senses.see(snapshot)
         stalls = {guest.id: self._senses.stall_percent(guest.id) for guest in snapshot.guests}
         return snapshot, stalls
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the daemon sees: snapshots of the engine, and each guest's recent stalls."""
+"""What the daemon remembers of what it sees: each guest's recent stalls."""
 
 from __future__ import annotations
 
@@ -8,29 +8,19 @@ from typing import TYPE_CHECKING
 from uvmm.policy.stall import StallSample, Window, observe, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from uvmm.core import Engine
     from uvmm.model import Snapshot
 
-PERIOD_S = 0.25
+PERIOD_S = 0.25  # 40 samples a window: what happens between two is in the counters
 
 
 class Senses:
-    """Takes snapshots and keeps the stall windows; used from one thread at a time."""
+    """Keeps the stall windows; used by one thread at a time."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self) -> None:
         self._windows: dict[int, Window] = {}
 
-    def look(self, shares: Mapping[int, int]) -> Snapshot:
-        """
-        Take a snapshot.
-
-        Args:
-            shares: Of the guests to look at, by id.
-        """
-        snapshot = self._engine.snapshot(shares)
+    def see(self, snapshot: Snapshot) -> None:
+        """Take note of *snapshot*; guests that are not in it are forgotten."""
         self._windows = {
             guest.id: observe(
                 self._windows.get(guest.id, ()),
@@ -41,7 +31,6 @@ class Senses:
             )
             for guest in snapshot.guests
         }
-        return snapshot
 
     def stall_percent(self, guest_id: int) -> float:
         """Return the guest's stall percentage of the last 10 s, 0 if it is new."""
