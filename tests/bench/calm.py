@@ -23,7 +23,7 @@ def random_access(stage: Stage) -> list[Row]:
 
     def measured(probe: Probe) -> Figures:
         with probe:
-            probe.ask("fill")
+            probe.ask("first-touch")
             return probe.ask(f"random {stage.scale.calm_accesses}")
 
     def ordinary(kind: str, pages: str) -> Figures:

@@ -12,7 +12,7 @@ from .calm import numpy_workload, random_access
 from .figures import NotMeasured, Row
 from .fresh import first_touch
 from .overhead import idle_guests, page_overhead
-from .stage import FULL, GIB, QUICK, Stage, say, stage_for, warm_memory
+from .stage import FULL, QUICK, Stage, say, stage_for, warm_memory
 from .swapped import fuse_read, random_read, reclaim, sequential_read
 from .undo import BenchError
 
@@ -30,8 +30,6 @@ ROWS: dict[str, Callable[[Stage], list[Row]]] = {
     "overhead": page_overhead,
     "idle-guests": idle_guests,
 }
-# What the largest row holds at once, with its peers.
-WARM_BYTES = 6 * GIB
 
 
 def measure(*, quick: bool, only: Collection[str]) -> list[Row | NotMeasured]:
@@ -42,9 +40,10 @@ def measure(*, quick: bool, only: Collection[str]) -> list[Row | NotMeasured]:
         BenchError: If nothing can be measured here at all.
     """
     found: list[Row | NotMeasured] = []
-    with stage_for(QUICK if quick else FULL) as stage:
+    scale = QUICK if quick else FULL
+    with stage_for(scale) as stage:
         say("warming memory")
-        warm_memory(WARM_BYTES)
+        warm_memory(scale.warm_bytes)
         for key, row in ROWS.items():
             if only and key not in only:
                 continue

@@ -34,6 +34,7 @@ class Scale:
     """How much is measured; a choice between time and spread."""
 
     repetitions: int
+    warm_bytes: int  # no less than what a row holds at once, with its peers
     fresh_bytes: int  # first touch
     calm_bytes: int  # random access without pressure
     calm_accesses: int
@@ -47,10 +48,11 @@ class Scale:
 
 FULL = Scale(
     repetitions=7,
-    fresh_bytes=GIB,
+    warm_bytes=6 * GIB,
+    fresh_bytes=512 * MIB,
     calm_bytes=GIB,
     calm_accesses=20_000_000,
-    numpy_bytes=768 * MIB,
+    numpy_bytes=384 * MIB,
     swapped_bytes=256 * MIB,
     swapped_reads=4000,
     fuse_reads=1000,
@@ -60,14 +62,15 @@ FULL = Scale(
 
 QUICK = Scale(
     repetitions=3,
+    warm_bytes=3 * GIB,
     fresh_bytes=256 * MIB,
     calm_bytes=GIB,
     calm_accesses=10_000_000,
-    numpy_bytes=192 * MIB,
+    numpy_bytes=96 * MIB,
     swapped_bytes=128 * MIB,
     swapped_reads=2000,
     fuse_reads=500,
-    overhead_bytes=GIB,
+    overhead_bytes=512 * MIB,
     idle_guests=20,
 )
 
@@ -112,7 +115,7 @@ def stage_for(scale: Scale) -> Iterator[Stage]:
         with held():
             scratch_dir = Path(tempfile.mkdtemp(prefix="uvmm-bench-"))
             undo.callback(scratch_dir.rmdir)
-        size_bytes = 4 * max(scale.overhead_bytes, scale.fresh_bytes)
+        size_bytes = 4 * max(scale.overhead_bytes, scale.calm_bytes)
         memory_dir = undo.enter_context(tmpfs(scratch_dir / "memory", size_bytes))
         yield Stage(scale=scale, scratch_dir=scratch_dir, memory_dir=memory_dir)
 

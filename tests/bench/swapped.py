@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 THREADS = (1, 4)
+# Single reads, and how long each took of the whole: with more threads than CPUs a
+# thread's wait for a CPU is in its reads, so only the last compares the work.
+READ_FIGURES = (
+    ("p50", "p50", at_most(3.0)),
+    ("p99", "p99", None),
+    ("mean", "elapsed / reads", None),
+)
 NS_PER_US = 1e3
 NS_PER_S = 1e9
 US = 1 / NS_PER_US
@@ -48,7 +55,11 @@ def random_read(stage: Stage) -> list[Row]:
         for threads in THREADS:
             subject.evict()
             got = subject.probe.ask(f"latency {threads} {stage.scale.swapped_reads} {threads}")
-            found |= {f"p50-{threads}": got["p50_ns"], f"p99-{threads}": got["p99_ns"]}
+            found |= {
+                f"p50-{threads}": got["p50_ns"],
+                f"p99-{threads}": got["p99_ns"],
+                f"mean-{threads}": got["ns"] / got["samples"],
+            }
         return found
 
     with _both(stage) as (guest, ordinary):
@@ -56,15 +67,15 @@ def random_read(stage: Stage) -> list[Row]:
     return [
         Row(
             key="random-read",
-            what=f"random read of a swapped page, {_threads(threads)}, {part}",
+            what=f"random read of a swapped page, {_threads(threads)}, {what}",
             unit="us",
             uvmm=column(of_guest, f"{part}-{threads}", US),
             peer_name="zram",
             peer=column(of_zram, f"{part}-{threads}", US),
-            target=at_most(3.0) if part == "p50" else None,
+            target=target,
         )
         for threads in THREADS
-        for part in ("p50", "p99")
+        for part, what, target in READ_FIGURES
     ]
 
 
