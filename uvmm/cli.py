@@ -199,7 +199,8 @@ def reclaim(
     from uvmm.units import format_size, pages_to_bytes
 
     done = _client(run_dir).post(guest_path(name, "reclaim"), {"size": size, "tier": tier})
-    left = f", {done['left_pages']} were in use" if done["left_pages"] else ""
+    stayed = done["left_pages"]
+    left = f"; {stayed} stayed: in use, or {tier} is full" if stayed else ""
     print(
         f"reclaimed {format_size(pages_to_bytes(done['pages']))} of {name} "
         f"({done['pages']} pages, {done['zero_pages']} of them zero{left}) "

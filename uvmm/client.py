@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -94,7 +95,7 @@ class Client:
 
 def guest_path(name: str, verb: str = "") -> str:
     """Return the API's path of a guest, or of what is done to it."""
-    path = f"/v1/guests/{quote(name, safe='')}"
+    path = f"/v1/guests/{quote(os.fsencode(name), safe='')}"
     return f"{path}/{verb}" if verb else path
 
 

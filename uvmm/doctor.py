@@ -182,7 +182,10 @@ def _engines() -> list[Finding]:
 
 def _try_engine(via: str) -> str:
     """Return why an engine does not start; empty if it does."""
-    from uvmm.core import Engine, EngineConfig  # noqa: PLC0415 - it may not be built
+    try:
+        from uvmm.core import Engine, EngineConfig  # noqa: PLC0415 - it may not be built
+    except ImportError as error:
+        return f"not built, run bin/setup-env: {error}"
 
     with tempfile.TemporaryDirectory(prefix="uvmm-doctor-") as directory:
         config = EngineConfig(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import deque
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import TypedDict  # pydantic reads typing's only since 3.12
 
 if TYPE_CHECKING:
+    from io import TextIOWrapper
     from pathlib import Path
 
 LOG_BYTES = 4 << 20  # the run directory usually lies in RAM
@@ -37,6 +39,13 @@ class _JsonLines(logging.Formatter):
         return json.dumps({**_event(record), **trace})
 
 
+class _PrivateFile(RotatingFileHandler):
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        os.fchmod(stream.fileno(), 0o600)
+        return stream
+
+
 class _Recent(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +67,7 @@ def open_log(path: Path, *, also_stderr: bool) -> deque[LogEvent]:
     Returns:
         The newest events, oldest first; it goes on filling.
     """
-    file = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
+    file = _PrivateFile(path, maxBytes=LOG_BYTES, backupCount=1)
     file.setFormatter(_JsonLines())
     recent = _Recent()
     LOGGER.handlers = [file, recent]
@@ -66,7 +75,6 @@ def open_log(path: Path, *, also_stderr: bool) -> deque[LogEvent]:
         LOGGER.addHandler(logging.StreamHandler())
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
-    path.chmod(0o600)
     return recent.events
 
 

@@ -42,6 +42,11 @@ class Machine:
         """What uvmm itself costs: all that is used and is no guest's page."""
         return max(0, self.used_pages - self.guest_pages)
 
+    @property
+    def guest_budget_pages(self) -> int:
+        """What the guests together may hold: the budget without uvmm's own."""
+        return max(0, self.total_pages - self.overhead_pages)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:

@@ -67,7 +67,7 @@ class TestDivide:
         snapshot = Snapshot(machine=a_machine(total_pages=1 << 18), guests=(small, large))
         got = targets(snapshot)
         assert got[1] == 8192 + 4096
-        assert got[2] == (1 << 18) - got[1]
+        assert got[2] == snapshot.machine.guest_budget_pages - got[1]
 
     def test_bad_claims_are_refused(self) -> None:
         with pytest.raises(ValueError, match="floor"):
@@ -77,7 +77,9 @@ class TestDivide:
 
 
 class TestAdmission:
-    machine = a_machine(total_pages=10_000, swap_total_pages=1_000)
+    machine = a_machine(
+        total_pages=10_000, swap_total_pages=1_000, tmpfs_pages=0, daemon_pages=0
+    )
 
     def test_the_default_is_all_that_can_be_backed(self) -> None:
         assert admitted_max(self.machine, None) == 21 * 512
@@ -122,6 +124,11 @@ class TestStall:
         window = self.window((0, 0, 1), (1, 1, 1), *((t, 1, 1) for t in range(2, 13)))
         assert percent(window) == 0.0
         assert window[-1].at_ns - window[0].at_ns <= WINDOW_NS
+
+    def test_it_stays_small_however_often_it_is_asked(self) -> None:
+        window = self.window(*((i / 1000, i / 2000, 1) for i in range(12_000)))
+        assert len(window) < 120
+        assert percent(window) == pytest.approx(50, abs=0.5)
 
     def test_another_program_starts_anew(self) -> None:
         assert percent(self.window((0, 5, 1), (1, 6, 1), (2, 0, 1))) == 0.0

@@ -3,9 +3,9 @@
 Which guests may start.
 
 A guest's min is a promise of machine memory, so the mins of all guests must fit
-into the budget. Its max must be storable if nobody else holds anything, so it
-is bounded by machine memory and swap together. The sum of the maxes is not
-bounded: overcommit is the point.
+into what uvmm itself leaves of the budget. Its max must be storable if nobody else
+holds anything, so it is bounded by machine memory and swap together. The sum of the
+maxes is not bounded: overcommit is the point.
 
 Units: pages.
 """
@@ -72,12 +72,12 @@ def check_min(machine: Machine, others: Iterable[int], min_pages: int, max_pages
             f"--min {_size(min_pages)} is more than --max {_size(max_pages)}"
         )
     promised = sum(others)
-    left = max(0, machine.total_pages - promised)
+    left = max(0, machine.guest_budget_pages - promised)
     if min_pages > left:
         raise NoRoomError(
-            f"--min {_size(min_pages)} cannot be guaranteed: {_size(promised)} of "
-            f"{_size(machine.total_pages)} machine memory is promised to other guests, "
-            f"{_size(left)} is left"
+            f"--min {_size(min_pages)} cannot be guaranteed: of {_size(machine.total_pages)} "
+            f"machine memory uvmm itself takes {_size(machine.overhead_pages)}, other guests "
+            f"were promised {_size(promised)}, {_size(left)} is left"
         )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 WINDOW_NS = 10_000_000_000
+STEP_NS = 100_000_000  # samples closer together are one, however often somebody asks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,10 @@ def observe(window: Window, sample: StallSample) -> Window:
     first = 0
     while first < len(window) and window[first].at_ns < oldest_ns:
         first += 1
-    return (*window[first:], sample)
+    last = len(window)
+    if last >= 2 and window[-1].at_ns - window[-2].at_ns < STEP_NS:
+        last -= 1
+    return (*window[first:last], sample)
 
 
 def percent(window: Window) -> float:

@@ -81,7 +81,7 @@ def divide(budget_pages: int, claims: Sequence[Claim]) -> list[int]:
 def targets(snapshot: Snapshot) -> Mapping[int, int]:
     """Return the target of each guest, by its id."""
     claims = [claim_of(guest) for guest in snapshot.guests]
-    given = divide(snapshot.machine.total_pages, claims)
+    given = divide(snapshot.machine.guest_budget_pages, claims)
     return {guest.id: pages for guest, pages in zip(snapshot.guests, given, strict=True)}
 
 
