@@ -174,10 +174,8 @@ def _open(settings: Settings, undo: ExitStack) -> _Parts:
     engine = _engine(run_dir, settings, sizes, group)
     undo.callback(engine.stop)
     daemon = Daemon(engine, on_change=_recorder(run_dir, record))
-    tell(
-        f"machine memory {format_size(sizes.memory_bytes)}, "
-        f"swap {format_size(sizes.swap_bytes)} at {sizes.swap_path}"
-    )
+    swap = f"{format_size(sizes.swap_bytes)} at {sizes.swap_path}" if sizes.swap_path else "none"
+    tell(f"machine memory {format_size(sizes.memory_bytes)}, swap {swap}")
     return _Parts(run_dir=run_dir, engine=engine, daemon=daemon, events=events, group=group)
 
 
@@ -223,8 +221,10 @@ def _engine(run_dir: RunDir, settings: Settings, sizes: Sizes, group: int | None
         return Engine(config)
     except UvmmError as error:
         code = error.errno if isinstance(error, EngineError) else 0
-        if settings.memory_via is not None or code not in _NO_PASSTHROUGH:
+        if code not in _NO_PASSTHROUGH or settings.memory_via == VIA[1]:
             raise
+        if settings.memory_via is not None:
+            raise EngineError(f"{error}; try --memory-via {VIA[1]}") from None
         return _engine_by_descriptor(config, error)
 
 
