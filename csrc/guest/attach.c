@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+#include "attach.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* Newer than the headers of Debian 12. */
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+#define HIGH_FD 1000
+
+static int fail(char *why, int rc, const char *what)
+{
+	snprintf(why, UVMM_TEXT_BYTES, "%.160s: %.60s", what, strerror(-rc));
+	return rc;
+}
+
+/* --- descriptors ------------------------------------------------------------ */
+
+/* Moves fd to a high number, if it can. */
+static int move_high(int fd)
+{
+	struct rlimit limit;
+	int high = HIGH_FD, moved;
+
+	if (!getrlimit(RLIMIT_NOFILE, &limit) && limit.rlim_cur <= HIGH_FD)
+		high = (int)limit.rlim_cur / 2;
+	moved = fcntl(fd, F_DUPFD_CLOEXEC, high);
+	if (moved < 0)
+		return fd;
+	close(fd);
+	return moved;
+}
+
+static struct kept_fd keep(int fd)
+{
+	struct kept_fd k = { .fd = move_high(fd) };
+	struct stat st;
+
+	if (!fstat(k.fd, &st)) {
+		k.dev = st.st_dev;
+		k.ino = st.st_ino;
+	}
+	return k;
+}
+
+static bool is_ours(const struct kept_fd *k)
+{
+	struct stat st;
+
+	return k->fd >= 0 && !fstat(k->fd, &st) && st.st_dev == k->dev && st.st_ino == k->ino;
+}
+
+/* --- environment ------------------------------------------------------------ */
+
+static int parse_token(const char *hex, uint8_t token[UVMM_TOKEN_BYTES])
+{
+	size_t i;
+
+	if (strlen(hex) != 2 * UVMM_TOKEN_BYTES)
+		return -EINVAL;
+	for (i = 0; i < UVMM_TOKEN_BYTES; i++) {
+		char byte[3] = { hex[2 * i], hex[2 * i + 1], '\0' };
+
+		if (!isxdigit((unsigned char)byte[0]) || !isxdigit((unsigned char)byte[1]))
+			return -EINVAL;
+		token[i] = (uint8_t)strtoul(byte, NULL, 16);
+	}
+	return 0;
+}
+
+static int read_environment(struct attachment *a, char *why)
+{
+	const char *path = getenv(UVMM_ENV_SOCKET), *name = getenv(UVMM_ENV_NAME);
+	const char *token = getenv(UVMM_ENV_TOKEN);
+
+	if (!path || !name || !token) {
+		snprintf(why, UVMM_TEXT_BYTES,
+			 "this program is no guest: start it with `uvmm run -- PROGRAM`");
+		return -ENOENT;
+	}
+	if (strlen(path) >= sizeof(a->socket) || strlen(name) > UVMM_NAME_MAX ||
+	    parse_token(token, a->hello.token)) {
+		snprintf(why, UVMM_TEXT_BYTES,
+			 "the UVMM_* variables in the environment are not those of `uvmm run`");
+		return -ENOENT;
+	}
+	strcpy(a->socket, path);
+	strcpy(a->hello.name, name);
+	return 0;
+}
+
+/* --- connections ------------------------------------------------------------ */
+
+/* *w with the descriptors that came in call->fds. */
+static int say_hello(const struct attachment *a, enum uvmm_role role,
+		     struct uvmm_welcome *w, struct rpc_call *call, char *why)
+{
+	struct uvmm_hello hello = a->hello;
+	int fd, rc;
+
+	hello.role = role;
+	*call = (struct rpc_call){
+		.type = UVMM_MSG_HELLO,
+		.answer_type = UVMM_MSG_WELCOME,
+		.body = &hello,
+		.body_bytes = sizeof(hello),
+		.send_fd = -1,
+		.answer = w,
+		.answer_bytes = sizeof(*w),
+	};
+	fd = rpc_connect(a->socket);
+	if (fd < 0)
+		return fail(why, fd == -ENOENT ? -ECONNREFUSED : fd,
+			    "cannot reach the daemon");
+	rc = rpc_ask(fd, call, why);
+	call->body = NULL;
+	if (!rc)
+		return fd;
+	close(fd);
+	return rc == -ECONNRESET ? -ECONNREFUSED : rc;
+}
+
+static void close_fds(struct rpc_call *call)
+{
+	while (call->n_fds > 0)
+		close(call->fds[--call->n_fds]);
+}
+
+int attach_role(const struct attachment *a, enum uvmm_role role,
+		char why[UVMM_TEXT_BYTES])
+{
+	struct uvmm_welcome w;
+	struct rpc_call call;
+	int fd = say_hello(a, role, &w, &call, why);
+
+	if (fd < 0)
+		return fd;
+	close_fds(&call);
+	return move_high(fd);
+}
+
+int attach_ask(struct attachment *a, struct rpc_call *call, char why[UVMM_TEXT_BYTES])
+{
+	int rc = 0, fd;
+
+	pthread_mutex_lock(&a->lock);
+	if (!is_ours(&a->control)) {
+		/* The program has closed it, or has another file there now. */
+		a->control.fd = -1;
+		fd = attach_role(a, UVMM_ROLE_CONTROL, why);
+		if (fd < 0)
+			rc = -ECONNRESET;
+		else
+			a->control = keep(fd);
+	}
+	if (!rc)
+		rc = rpc_ask(a->control.fd, call, why);
+	pthread_mutex_unlock(&a->lock);
+	return rc;
+}
+
+/* --- memory ----------------------------------------------------------------- */
+
+static int map_memory(struct attachment *a, int memory, char *why)
+{
+	size_t bytes = a->pages * UVMM_PAGE_SIZE;
+	uintptr_t at, base;
+	void *room;
+
+	room = mmap(NULL, bytes + UVMM_CHUNK_SIZE, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (room == MAP_FAILED)
+		return fail(why, -errno, "cannot reserve addresses for guest memory");
+	at = (uintptr_t)room;
+	base = (at + UVMM_CHUNK_SIZE - 1) / UVMM_CHUNK_SIZE * UVMM_CHUNK_SIZE;
+	if (base > at)
+		munmap(room, base - at);
+	munmap((void *)(base + bytes), at + UVMM_CHUNK_SIZE - base);
+	a->base = mmap((void *)base, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		       memory, 0);
+	if (a->base == MAP_FAILED) {
+		int rc = -errno;
+
+		munmap((void *)base, bytes);
+		return fail(why, rc, "cannot map guest memory");
+	}
+	/* Large pages are welcome, not needed. A child would put zeros where pages
+	 * are absent: it gets none of this. */
+	madvise(a->base, bytes, MADV_HUGEPAGE);
+	if (madvise(a->base, bytes, MADV_DONTFORK))
+		return fail(why, -errno, "cannot keep guest memory from children");
+	return 0;
+}
+
+static int open_memory(const struct uvmm_welcome *w, const struct rpc_call *call, char *why)
+{
+	int fd;
+
+	if (w->via == UVMM_VIA_DESCRIPTOR && call->n_fds == 2)
+		return dup(call->fds[1]);
+	if (w->via != UVMM_VIA_FUSE || call->n_fds != 1 ||
+	    !memchr(w->path, '\0', sizeof(w->path))) {
+		snprintf(why, UVMM_TEXT_BYTES, "the daemon's WELCOME says nothing of the memory");
+		return -EPROTO;
+	}
+	fd = open(w->path, O_RDWR | O_CLOEXEC);
+	return fd < 0 ? fail(why, -errno, w->path) : fd;
+}
+
+static int hand_over(struct attachment *a, int device, char *why)
+{
+	struct uvmm_mapped mapped = { .base = (uintptr_t)a->base, .pages = a->pages };
+	struct uvmm_reply reply;
+	struct rpc_call call = {
+		.type = UVMM_MSG_MAPPED,
+		.answer_type = UVMM_MSG_REPLY,
+		.body = &mapped,
+		.body_bytes = sizeof(mapped),
+		.answer = &reply,
+		.answer_bytes = sizeof(reply),
+	};
+	int uffd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK), rc;
+
+	if (uffd < 0)
+		return fail(why, -errno, "cannot make a userfaultfd");
+	call.send_fd = uffd;
+	rc = rpc_ask(a->control.fd, &call, why);
+	if (rc)
+		close(uffd);
+	else
+		a->userfault = keep(uffd);
+	return rc;
+}
+
+static int take_welcome(struct attachment *a, const struct uvmm_welcome *w,
+			const struct rpc_call *call, char *why)
+{
+	int memory, rc;
+
+	if (!w->max_pages || w->max_pages % UVMM_CHUNK_PAGES || w->max_pages > 1ull << 36) {
+		snprintf(why, UVMM_TEXT_BYTES, "the daemon offers %llu pages of memory",
+			 (unsigned long long)w->max_pages);
+		return -EPROTO;
+	}
+	a->pages = w->max_pages;
+	memory = open_memory(w, call, why);
+	if (memory < 0)
+		return memory;
+	rc = map_memory(a, memory, why);
+	close(memory);
+	if (rc)
+		return rc;
+	rc = hand_over(a, call->fds[0], why);
+	if (rc)
+		munmap(a->base, a->pages * UVMM_PAGE_SIZE);
+	return rc;
+}
+
+int attach_open(struct attachment *a, char why[UVMM_TEXT_BYTES])
+{
+	struct uvmm_welcome w;
+	struct rpc_call call;
+	int fd, rc;
+
+	memset(a, 0, sizeof(*a));
+	a->control.fd = a->userfault.fd = -1;
+	rc = read_environment(a, why);
+	if (rc)
+		return rc;
+	fd = say_hello(a, UVMM_ROLE_CONTROL, &w, &call, why);
+	if (fd < 0)
+		return fd;
+	a->control = keep(fd);
+	rc = take_welcome(a, &w, &call, why);
+	close_fds(&call);
+	if (rc) {
+		close(a->control.fd);
+		a->control.fd = -1;
+		return rc;
+	}
+	pthread_mutex_init(&a->lock, NULL);
+	return 0;
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * attach - how a process becomes a guest: finds its daemon in the environment,
+ * maps guest physical memory, hands over its userfaultfd; and keeps the
+ * connection on which it asks.
+ *
+ *   Descriptors are kept at high numbers, and looked at before use: a program may
+ *   close or reuse what it does not know. A lost connection is made again.
+ *   Allocates nothing; usable before main() and from a preloaded library.
+ *
+ *   Errors   0 or a negative errno (as uvmm_attach in uvmm/guest.h), words in why.
+ *   Threads  attach_open once; attach_ask from any thread, one at a time inside.
+ */
+#ifndef ATTACH_H
+#define ATTACH_H
+
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "rpc.h"
+#include "uvmm/protocol.h"
+
+/* A descriptor of ours, and how to know that it still is. */
+struct kept_fd {
+	int fd;                 /* -1: none */
+	dev_t dev;
+	ino_t ino;
+};
+
+struct attachment {
+	/* Immutable after attach_open. */
+	char *base;
+	uint64_t pages;
+	char socket[108];
+	struct uvmm_hello hello;        /* of CONTROL */
+	struct kept_fd userfault;       /* so that faults wait if the daemon dies */
+
+	pthread_mutex_t lock;   /* guards below */
+	struct kept_fd control;
+};
+
+int attach_open(struct attachment *a, char why[UVMM_TEXT_BYTES]);
+
+/* Asks on the CONTROL connection. -ECONNRESET if the daemon is gone. */
+int attach_ask(struct attachment *a, struct rpc_call *call, char why[UVMM_TEXT_BYTES]);
+
+/* A new connection in another role; a descriptor. */
+int attach_role(const struct attachment *a, enum uvmm_role role,
+		char why[UVMM_TEXT_BYTES]);
+
+#endif /* ATTACH_H */

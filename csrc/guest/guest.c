@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: MIT
+ * The public calls of uvmm/guest.h. */
+#include "uvmm/guest.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent.h"
+#include "attach.h"
+#include "physmem.h"
+
+struct uvmm_guest {
+	struct attachment attachment;
+	struct physmem physmem;
+	struct agent agent;
+};
+
+static pthread_mutex_t attach_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct uvmm_guest *the_guest;    /* guarded by attach_lock */
+static _Thread_local char error_text[UVMM_TEXT_BYTES + 64];
+
+static int __attribute__((format(printf, 2, 3))) fail(int rc, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(error_text, sizeof(error_text), format, args);
+	va_end(args);
+	return rc;
+}
+
+const char *uvmm_error(void)
+{
+	return error_text;
+}
+
+/* --- attach ----------------------------------------------------------------- */
+
+static int discard_free(void *arg, uint64_t page, uint64_t n);
+
+static uint64_t trim_for_agent(void *arg)
+{
+	struct uvmm_guest *g = arg;
+	uint64_t pages = 0;
+
+	physmem_trim(&g->physmem, discard_free, g, &pages);
+	return pages;
+}
+
+static int attach(struct uvmm_guest *g)
+{
+	char why[UVMM_TEXT_BYTES] = "";
+	int rc, fd;
+
+	rc = attach_open(&g->attachment, why);
+	if (rc)
+		return fail(rc, "%s", why);
+	rc = physmem_init(&g->physmem, g->attachment.pages);
+	if (rc)
+		return fail(rc, "no memory for the page allocator's tables");
+	fd = attach_role(&g->attachment, UVMM_ROLE_AGENT, why);
+	if (fd < 0)
+		return fail(fd, "%s", why);
+	rc = agent_start(&g->agent, fd, trim_for_agent, g);
+	return rc ? fail(-ENOMEM, "cannot start the agent thread") : 0;
+}
+
+int uvmm_attach(uvmm_guest **out)
+{
+	int rc = 0;
+
+	error_text[0] = '\0';
+	*out = NULL;
+	pthread_mutex_lock(&attach_lock);
+	if (!the_guest) {
+		struct uvmm_guest *g = calloc(1, sizeof(*g));
+
+		rc = g ? attach(g) : fail(-ENOMEM, "no memory");
+		if (rc)
+			free(g);
+		else
+			the_guest = g;
+	}
+	*out = the_guest;
+	pthread_mutex_unlock(&attach_lock);
+	return rc;
+}
+
+void *uvmm_base(const uvmm_guest *g)
+{
+	return g->attachment.base;
+}
+
+size_t uvmm_size_bytes(const uvmm_guest *g)
+{
+	return g->attachment.pages * UVMM_PAGE_SIZE;
+}
+
+const char *uvmm_name(const uvmm_guest *g)
+{
+	return g->attachment.hello.name;
+}
+
+/* --- page allocator --------------------------------------------------------- */
+
+static void *at_page(const uvmm_guest *g, uint64_t page)
+{
+	return g->attachment.base + page * UVMM_PAGE_SIZE;
+}
+
+/* False if addr is not the start of a page of guest memory. */
+static bool page_of(const uvmm_guest *g, const void *addr, uint64_t *page)
+{
+	uintptr_t at = (uintptr_t)addr, base = (uintptr_t)g->attachment.base;
+
+	*page = (at - base) / UVMM_PAGE_SIZE;
+	return at >= base && at % UVMM_PAGE_SIZE == 0 && *page < g->attachment.pages;
+}
+
+static uint64_t pages_for(size_t bytes)
+{
+	return bytes / UVMM_PAGE_SIZE + (bytes % UVMM_PAGE_SIZE != 0);
+}
+
+int uvmm_alloc_pages(uvmm_guest *g, unsigned order, void **out)
+{
+	uint64_t page;
+	int rc;
+
+	error_text[0] = '\0';
+	rc = physmem_alloc_block(&g->physmem, order, &page);
+	if (rc == -EINVAL)
+		return fail(rc, "order %u: the largest is %u", order, UVMM_ORDER_MAX);
+	if (rc)
+		return fail(rc, "no free block of order %u; %llu pages are free", order,
+			    (unsigned long long)physmem_free_pages(&g->physmem));
+	*out = at_page(g, page);
+	return 0;
+}
+
+int uvmm_free_pages(uvmm_guest *g, void *block, unsigned order)
+{
+	uint64_t page;
+
+	error_text[0] = '\0';
+	if (order > UVMM_ORDER_MAX || !page_of(g, block, &page) ||
+	    physmem_free(&g->physmem, page, 1ull << order))
+		return fail(-EINVAL, "%p is not the start of a block of order %u in use",
+			    block, order);
+	return 0;
+}
+
+int uvmm_alloc(uvmm_guest *g, size_t bytes, void **out)
+{
+	uint64_t page;
+	int rc;
+
+	error_text[0] = '\0';
+	rc = physmem_alloc_run(&g->physmem, pages_for(bytes), &page);
+	if (rc == -EINVAL)
+		return fail(rc, "0 bytes were asked for");
+	if (rc)
+		return fail(rc, "no free run of %zu bytes; %llu pages are free", bytes,
+			    (unsigned long long)physmem_free_pages(&g->physmem));
+	*out = at_page(g, page);
+	return 0;
+}
+
+int uvmm_free(uvmm_guest *g, void *block, size_t bytes)
+{
+	uint64_t page;
+
+	error_text[0] = '\0';
+	if (!page_of(g, block, &page) || physmem_free(&g->physmem, page, pages_for(bytes)))
+		return fail(-EINVAL, "%p was not allocated with %zu bytes", block, bytes);
+	return 0;
+}
+
+int uvmm_trim(uvmm_guest *g, uint64_t *pages)
+{
+	error_text[0] = '\0';
+	return physmem_trim(&g->physmem, discard_free, g, pages);
+}
+
+/* --- pages and the daemon --------------------------------------------------- */
+
+static int ask_range(uvmm_guest *g, uint16_t type, uint64_t page, uint64_t n)
+{
+	struct uvmm_range range = { .ppn = page, .pages = n };
+	struct uvmm_reply reply;
+	struct rpc_call call = {
+		.type = type,
+		.answer_type = UVMM_MSG_REPLY,
+		.body = &range,
+		.body_bytes = sizeof(range),
+		.send_fd = -1,
+		.answer = &reply,
+		.answer_bytes = sizeof(reply),
+	};
+	char why[UVMM_TEXT_BYTES];
+	int rc = attach_ask(&g->attachment, &call, why);
+
+	return rc ? fail(rc, "%s", why) : 0;
+}
+
+static int discard_free(void *arg, uint64_t page, uint64_t n)
+{
+	return ask_range(arg, UVMM_MSG_DISCARD, page, n);
+}
+
+static int on_range(uvmm_guest *g, uint16_t type, const void *addr, size_t bytes)
+{
+	uint64_t page;
+
+	error_text[0] = '\0';
+	if (!bytes || bytes % UVMM_PAGE_SIZE || !page_of(g, addr, &page) ||
+	    bytes / UVMM_PAGE_SIZE > g->attachment.pages - page)
+		return fail(-EINVAL, "%zu bytes at %p are not whole pages of guest memory",
+			    bytes, addr);
+	return ask_range(g, type, page, bytes / UVMM_PAGE_SIZE);
+}
+
+int uvmm_discard(uvmm_guest *g, void *addr, size_t bytes)
+{
+	return on_range(g, UVMM_MSG_DISCARD, addr, bytes);
+}
+
+int uvmm_pin(uvmm_guest *g, void *addr, size_t bytes)
+{
+	return on_range(g, UVMM_MSG_PIN, addr, bytes);
+}
+
+int uvmm_unpin(uvmm_guest *g, void *addr, size_t bytes)
+{
+	return on_range(g, UVMM_MSG_UNPIN, addr, bytes);
+}
+
+/* --- pressure and statistics ------------------------------------------------ */
+
+int uvmm_on_pressure(uvmm_guest *g, uvmm_pressure_fn fn, void *arg)
+{
+	error_text[0] = '\0';
+	if (!fn)
+		return fail(-EINVAL, "the callback is NULL");
+	if (agent_add(&g->agent, fn, arg))
+		return fail(-ENOSPC, "there are %d pressure callbacks already",
+			    AGENT_CALLBACKS_MAX);
+	return 0;
+}
+
+int uvmm_off_pressure(uvmm_guest *g, uvmm_pressure_fn fn, void *arg)
+{
+	error_text[0] = '\0';
+	if (agent_remove(&g->agent, fn, arg))
+		return fail(-ENOENT, "no such pressure callback");
+	return 0;
+}
+
+int uvmm_get_statistics(uvmm_guest *g, struct uvmm_statistics *out)
+{
+	uint64_t free_pages = physmem_free_pages(&g->physmem);
+	struct uvmm_usage u;
+	struct rpc_call call = {
+		.type = UVMM_MSG_STATS,
+		.answer_type = UVMM_MSG_USAGE,
+		.send_fd = -1,
+		.answer = &u,
+		.answer_bytes = sizeof(u),
+	};
+	char why[UVMM_TEXT_BYTES];
+	int rc;
+
+	error_text[0] = '\0';
+	rc = attach_ask(&g->attachment, &call, why);
+	if (rc)
+		return fail(rc, "%s", why);
+	*out = (struct uvmm_statistics){
+		.min_pages = u.min_pages,
+		.max_pages = u.max_pages,
+		.target_pages = u.target_pages,
+		.resident_pages = u.resident_pages,
+		.swapped_pages = u.swapped_pages,
+		.untouched_pages = u.untouched_pages,
+		.pinned_pages = u.pinned_pages,
+		.allocated_pages = g->attachment.pages - free_pages,
+		.free_pages = free_pages,
+		.faults = u.faults,
+		.stall_ns = u.stall_ns,
+	};
+	return 0;
+}
