@@ -4,7 +4,9 @@
 
 The child is forked first and waits on a pipe, since the daemon registers a
 process that exists. Once it may go it executes the program, and this process
-becomes the small launcher in C, which costs no Python while the guest runs.
+becomes the small launcher in C, which costs no Python while the guest runs. The
+launcher starts with the signals that it passes on blocked, so that none is lost
+between the two: it takes them by signalfd, or unblocks them when it is ready.
 
 Nothing here may be slow to import.
 """
@@ -35,6 +37,10 @@ REGISTER_WAIT_S = 30.0
 SERVE_WAIT_S = 20.0
 _POLL_S = 0.05
 _PR_SET_PDEATHSIG = 1
+_PASSED_ON = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1,
+    signal.SIGUSR2, signal.SIGWINCH,
+)
 _STATUS = struct.Struct("=i")
 
 
@@ -78,6 +84,7 @@ def launch(run_dir: RunDir, wanted: Launch) -> NoReturn:
         admitted = _register(run_dir, _application(path, wanted, child.pid, user))
         token = bytes.fromhex(admitted["token"])
         notices = watch(Path(admitted["socket"]), admitted["name"], token)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
         _let_go(child, path, _environment(run_dir, admitted))
     except BaseException:
         _kill(child)

@@ -174,8 +174,11 @@ def _open(settings: Settings, undo: ExitStack) -> _Parts:
     engine = _engine(run_dir, settings, sizes, group)
     undo.callback(engine.stop)
     daemon = Daemon(engine, on_change=_recorder(run_dir, record))
-    swap = f"{format_size(sizes.swap_bytes)} at {sizes.swap_path}" if sizes.swap_path else "none"
-    tell(f"machine memory {format_size(sizes.memory_bytes)}, swap {swap}")
+    place = f" at {sizes.swap_path}" if sizes.swap_path else ""
+    tell(
+        f"machine memory {format_size(sizes.memory_bytes)}, "
+        f"swap {format_size(sizes.swap_bytes)}{place}"
+    )
     return _Parts(run_dir=run_dir, engine=engine, daemon=daemon, events=events, group=group)
 
 
