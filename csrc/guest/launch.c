@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * uvmm-launch - stands for a guest towards whoever started `uvmm run`:
+ *
+ *   uvmm-launch --pid CHILD --watch FD --name NAME
+ *
+ *   CHILD is a child of this process (uvmm run forks it, then executes this), FD
+ *   a WATCH connection. Signals that are sent to this process go on to the
+ *   child; those that the terminal sends to the whole group it has already.
+ *   When the child is stopped this process stops too. What the daemon has to say
+ *   is printed to stderr. It ends as the child ended: with its status, or by its
+ *   signal.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "rpc.h"
+
+#define LAST_WORDS_MS 200       /* a refusal may come after the child's death */
+
+struct launch {
+	pid_t child;
+	int watch;              /* -1 once the daemon has closed it */
+	int signals;
+	const char *name;
+};
+
+static int usage(void)
+{
+	fprintf(stderr, "uvmm-launch: expected --pid CHILD --watch FD --name NAME\n");
+	return 2;
+}
+
+static bool parse_number(const char *text, int *out)
+{
+	char *end;
+	long n;
+
+	errno = 0;
+	n = strtol(text, &end, 10);
+	*out = (int)n;
+	return !errno && end != text && !*end && n >= 0 && n <= 1 << 30;
+}
+
+static bool parse(int argc, char **argv, struct launch *l)
+{
+	static const struct option options[] = {
+		{ "pid", required_argument, NULL, 'p' },
+		{ "watch", required_argument, NULL, 'w' },
+		{ "name", required_argument, NULL, 'n' },
+		{ 0 },
+	};
+	int o;
+
+	*l = (struct launch){ .watch = -1 };
+	opterr = 0;
+	while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (o == 'p' ? !parse_number(optarg, &l->child) :
+		    o == 'w' ? !parse_number(optarg, &l->watch) : o != 'n')
+			return false;
+		if (o == 'n')
+			l->name = optarg;
+	}
+	return optind == argc && l->child > 0 && l->watch >= 0 && l->name;
+}
+
+static void print_notice(const struct uvmm_notice *n)
+{
+	char text[sizeof(n->text)];
+	size_t i;
+
+	memcpy(text, n->text, sizeof(text));
+	text[sizeof(text) - 1] = '\0';
+	for (i = 0; text[i]; i++)
+		if ((unsigned char)text[i] < ' ' || text[i] == 0x7f)
+			text[i] = '?';
+	fprintf(stderr, "uvmm: %s\n", text);
+}
+
+/* One message of the daemon; false when there will be no more. */
+static bool hear(struct launch *l)
+{
+	struct uvmm_msg_head head;
+	struct uvmm_notice n;
+	size_t got;
+
+	if (rpc_receive(l->watch, &head, &n, sizeof(n), &got)) {
+		close(l->watch);
+		l->watch = -1;
+		return false;
+	}
+	if (head.type == UVMM_MSG_NOTICE && got == sizeof(n))
+		print_notice(&n);
+	return true;
+}
+
+/* Dies as the child did, for good. */
+static int end_as(struct launch *l, int status)
+{
+	struct rlimit no_core = { 0 };
+	struct pollfd p = { .fd = l->watch, .events = POLLIN };
+	int sig = WTERMSIG(status);
+	sigset_t set;
+
+	while (l->watch >= 0 && poll(&p, 1, WIFSIGNALED(status) ? LAST_WORDS_MS : 0) > 0)
+		if (!hear(l))
+			break;
+	if (!WIFSIGNALED(status))
+		return WEXITSTATUS(status);
+	setrlimit(RLIMIT_CORE, &no_core);
+	signal(sig, SIG_DFL);
+	sigemptyset(&set);
+	sigaddset(&set, sig);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	kill(getpid(), sig);
+	return 128 + sig;
+}
+
+/* Looks after the child; true when it has ended, with *status. */
+static bool reap(const struct launch *l, int *status)
+{
+	pid_t pid;
+
+	while ((pid = waitpid(l->child, status, WNOHANG | WUNTRACED)) == l->child) {
+		if (!WIFSTOPPED(*status))
+			return true;
+		kill(getpid(), SIGSTOP);
+	}
+	if (pid >= 0)
+		return false;
+	*status = 0;
+	return true;
+}
+
+static void pass_on(const struct launch *l, const struct signalfd_siginfo *s)
+{
+	if (s->ssi_signo == SIGCHLD)
+		return;
+	/* The terminal has sent it to the whole foreground group. */
+	if (s->ssi_code == SI_KERNEL && s->ssi_signo != SIGCONT)
+		return;
+	kill(l->child, (int)s->ssi_signo);
+}
+
+static void daemon_gone(const struct launch *l)
+{
+	fprintf(stderr, "uvmm: the daemon is gone; %s waits for memory that is not resident\n",
+		l->name);
+}
+
+static int watch_over(struct launch *l)
+{
+	struct signalfd_siginfo s;
+	int status;
+
+	for (;;) {
+		struct pollfd p[2] = {
+			{ .fd = l->signals, .events = POLLIN },
+			{ .fd = l->watch, .events = POLLIN },
+		};
+
+		if (reap(l, &status))
+			return end_as(l, status);
+		if (poll(p, 2, -1) < 0 && errno != EINTR)
+			return 1;
+		if (p[0].revents && read(l->signals, &s, sizeof(s)) == sizeof(s))
+			pass_on(l, &s);
+		if (l->watch >= 0 && p[1].revents && !hear(l)) {
+			if (reap(l, &status))
+				return end_as(l, status);
+			daemon_gone(l);
+		}
+	}
+}
+
+int main(int argc, char **argv)
+{
+	struct launch l;
+	sigset_t all;
+
+	if (!parse(argc, argv, &l))
+		return usage();
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	l.signals = signalfd(-1, &all, SFD_CLOEXEC);
+	if (l.signals < 0) {
+		fprintf(stderr, "uvmm-launch: signalfd: %s\n", strerror(errno));
+		return 1;
+	}
+	return watch_over(&l);
+}
