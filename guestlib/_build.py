@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""Build `guestlib._guest`, the binding of csrc/include/uvmm/guest.h."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from cffi import FFI
+
+_CSRC = Path(os.path.relpath(Path(__file__).resolve().parents[1] / "csrc"))
+_HEADER = _CSRC / "include/uvmm/guest.h"
+_CALLBACK = """
+extern "Python" uint64_t guestlib_on_pressure(void *arg, int level, uint64_t wanted_pages);
+"""
+
+
+def declarations(header: str) -> str:
+    """Return the declarations of *header* as cffi reads them."""
+    bare = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL).replace("UVMM_PUBLIC ", "")
+    bare = re.sub(r'extern "C" \{|#ifdef __cplusplus\n\}\n#endif', "", bare)
+    lines = [line for line in bare.splitlines() if not line.startswith("#")]
+    return "#define UVMM_ORDER_MAX ...\n" + "\n".join(lines)
+
+
+ffibuilder = FFI()
+ffibuilder.cdef(declarations(_HEADER.read_text()) + _CALLBACK)
+ffibuilder.set_source(
+    "guestlib._guest",
+    '#include "uvmm/guest.h"',
+    sources=sorted(
+        str(path) for path in (_CSRC / "guest").glob("*.c") if path.name != "launch.c"
+    ),
+    include_dirs=[str(_CSRC / "include"), str(_CSRC / "guest")],
+    depends=sorted(str(path) for path in _CSRC.glob("*/**/*.h")),
+    extra_compile_args=[
+        "-O2", "-g", "-std=c11", "-D_GNU_SOURCE", "-pthread", "-fvisibility=hidden",
+    ],
+    extra_link_args=["-pthread"],
+)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""
+The one door to the C library: plain calls, failures as exceptions.
+
+Addresses are integers, sizes bytes. Calls may be made from any thread; cffi
+releases Python's lock for each.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from guestlib._guest import ffi, lib
+from guestlib.errors import GuestError, NotAGuestError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from _typeshed import WriteableBuffer
+
+PAGE_BYTES = 4096
+
+
+class CallbackHandle(NamedTuple):
+    """Keeps a callback alive while the library may call it."""
+
+    pointer: Any
+    function: Callable[[int, int], int | None]
+
+
+def _check(status: int) -> None:
+    if status >= 0:
+        return
+    number = -status
+    kind: type[GuestError] = GuestError
+    if number == errno.ENOENT:
+        kind = NotAGuestError
+    elif number == errno.ENOMEM:
+        kind = OutOfMemoryError
+    words = ffi.string(lib.uvmm_error()).decode(errors="replace")
+    raise kind(number, words or os.strerror(number))
+
+
+def attach() -> Any:
+    """Attach this process; the library's guest."""
+    out = ffi.new("uvmm_guest **")
+    _check(lib.uvmm_attach(out))
+    return out[0]
+
+
+def name(guest: Any) -> str:
+    """Return the guest's name."""
+    return str(ffi.string(lib.uvmm_name(guest)).decode())
+
+
+def base(guest: Any) -> int:
+    """Return the address of the first byte of guest physical memory."""
+    return int(ffi.cast("uintptr_t", lib.uvmm_base(guest)))
+
+
+def size_bytes(guest: Any) -> int:
+    """Return the size of guest physical memory."""
+    return int(lib.uvmm_size_bytes(guest))
+
+
+def buffer(address: int, size: int) -> WriteableBuffer:
+    """Return an object whose buffer is the memory there."""
+    return ffi.buffer(ffi.cast("char *", address), size)  # type: ignore[no-any-return]
+
+
+def allocate(guest: Any, size: int) -> int:
+    """Take a run of pages for *size* bytes; its address."""
+    out = ffi.new("void **")
+    _check(lib.uvmm_alloc(guest, size, out))
+    return int(ffi.cast("uintptr_t", out[0]))
+
+
+def free(guest: Any, address: int, size: int) -> None:
+    """Give back what `allocate` gave."""
+    _check(lib.uvmm_free(guest, _at(address), size))
+
+
+def discard(guest: Any, address: int, size: int) -> None:
+    """Forget the contents of whole pages."""
+    _check(lib.uvmm_discard(guest, _at(address), size))
+
+
+def pin(guest: Any, address: int, size: int) -> None:
+    """Keep whole pages resident."""
+    _check(lib.uvmm_pin(guest, _at(address), size))
+
+
+def unpin(guest: Any, address: int, size: int) -> None:
+    """Undo one `pin`."""
+    _check(lib.uvmm_unpin(guest, _at(address), size))
+
+
+def trim(guest: Any) -> int:
+    """Hand the memory of free pages back; how many pages."""
+    pages = ffi.new("uint64_t *")
+    _check(lib.uvmm_trim(guest, pages))
+    return int(pages[0])
+
+
+def statistics(guest: Any) -> dict[str, int]:
+    """Return the fields of struct uvmm_statistics."""
+    out = ffi.new("struct uvmm_statistics *")
+    _check(lib.uvmm_get_statistics(guest, out))
+    return {field: int(getattr(out, field)) for field in dir(out)}
+
+
+def on_pressure(
+    guest: Any, function: Callable[[int, int], int | None]
+) -> CallbackHandle:
+    """Have *function* called with a level and a number of wanted pages."""
+    handle = CallbackHandle(ffi.new_handle(function), function)
+    _check(lib.uvmm_on_pressure(guest, lib.guestlib_on_pressure, handle.pointer))
+    return handle
+
+
+def off_pressure(guest: Any, handle: CallbackHandle) -> None:
+    """Undo `on_pressure`; waits for the callback if it runs."""
+    _check(lib.uvmm_off_pressure(guest, lib.guestlib_on_pressure, handle.pointer))
+
+
+def _at(address: int) -> Any:
+    return ffi.cast("void *", address)
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: Any) -> int:
+    sys.excepthook(kind, error, trace)
+    return 0
+
+
+@ffi.def_extern(error=0, onerror=_report)  # type: ignore[untyped-decorator, unused-ignore]
+def guestlib_on_pressure(arg: Any, level: int, wanted_pages: int) -> int:
+    """Call the Python function behind *arg*, on the library's agent thread."""
+    return max(0, int(ffi.from_handle(arg)(level, wanted_pages) or 0))
