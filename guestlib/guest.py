@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -66,7 +67,7 @@ class Block:
             raise GuestError(errno.EINVAL, f"a block has at least 1 byte, got {size_bytes}")
         self._address = low_level.allocate(guest, size_bytes)
         self._size = size_bytes
-        self.memory = memoryview(low_level.buffer(self._address, size_bytes)).cast("B")
+        self._open()
 
     @property
     def address(self) -> int:
@@ -88,6 +89,9 @@ class Block:
         if not self._address:
             return
         self.memory.release()
+        if self._buffer() is not None:
+            self._open()
+            raise BufferError("something still uses the memory of this block")
         low_level.free(self._guest, self._address, self._size)
         self._address = 0
 
@@ -115,6 +119,13 @@ class Block:
             yield
         finally:
             low_level.unpin(self._guest, *where)
+
+    def _open(self) -> None:
+        # A memoryview does not count what was made from it: the buffer below it
+        # lives for as long as anything is.
+        buffer = low_level.buffer(self._address, self._size)
+        self._buffer = weakref.ref(buffer)
+        self.memory = memoryview(buffer).cast("B")
 
     def _pages(self) -> tuple[int, int]:
         if not self._address:

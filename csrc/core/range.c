@@ -77,6 +77,13 @@ static bool any_pinned(const struct guest *g, uint64_t lo, uint64_t hi)
 	return false;
 }
 
+/* Nothing is there and nothing is stored: no need to fill the page map. */
+static bool is_untouched(const struct guest *g, uint64_t lo, uint64_t hi)
+{
+	return !pmap_chunk_absent(&g->pmap, lo / UVMM_CHUNK_PAGES) &&
+	       machine_seek_data(g->memfd, lo) >= hi;
+}
+
 int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages)
 {
 	uint64_t at = ppn, end = ppn + pages, lo;
@@ -92,6 +99,10 @@ int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t
 		if (!atomic_load(&g->attached))
 			return -ESRCH;
 		stop = stop < end ? stop : end;
+		if (is_untouched(g, at, stop)) {
+			at = stop;
+			continue;
+		}
 		for (lo = at; at < stop && claim(g, at, &d, &rc); at++)
 			;
 		punch_and_release(e, g, lo, at - lo, &d);

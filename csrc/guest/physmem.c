@@ -229,19 +229,9 @@ int physmem_free(struct physmem *m, uint64_t page, uint64_t n)
 
 /* --- trim ------------------------------------------------------------------- */
 
-static bool is_dirty(const struct physmem *m, uint64_t page, uint64_t n)
+static bool is_dirty(const struct physmem *m, uint64_t page)
 {
-	uint64_t i;
-
-	for (i = page; i < page + n; i++) {
-		if (i % WORD == 0 && page + n - i >= WORD && !m->dirty[i / WORD]) {
-			i += WORD - 1;
-			continue;
-		}
-		if (m->dirty[i / WORD] >> (i % WORD) & 1)
-			return true;
-	}
-	return false;
+	return m->dirty[page / WORD] >> (page % WORD) & 1;
 }
 
 static void set_clean(struct physmem *m, uint64_t page, uint64_t n)
@@ -252,27 +242,42 @@ static void set_clean(struct physmem *m, uint64_t page, uint64_t n)
 		m->dirty[i / WORD] &= ~(1ull << (i % WORD));
 }
 
-/* The next run of neighbouring free blocks with used pages, from *page. */
-static bool next_dirty(const struct physmem *m, uint64_t *page, uint64_t *n)
+/* The next used pages in [*page, end), as *n from *page; false if none are. */
+static bool next_dirty(const struct physmem *m, uint64_t *page, uint64_t end, uint64_t *n)
 {
 	uint64_t at = *page;
 
-	*n = 0;
+	while (at < end && !is_dirty(m, at)) {
+		bool skip = at % WORD == 0 && !m->dirty[at / WORD];
+
+		at += skip ? WORD : 1;
+	}
+	*page = at;
+	while (at < end && is_dirty(m, at))
+		at++;
+	*n = at - *page;
+	return *n;
+}
+
+/* The next free block with used pages, from *page. */
+static bool next_dirty_block(const struct physmem *m, uint64_t *page, uint64_t *n)
+{
+	uint64_t at = *page, first, dirty;
+
 	while (at < m->pages) {
 		unsigned order = block_at(m, at);
 		uint64_t len = order == PHYSMEM_ORDERS ? m->run[at] & ~RUN_IN_TRIM :
 							 1ull << order;
 
-		if (order < PHYSMEM_ORDERS && is_dirty(m, at, len)) {
-			if (!*n)
-				*page = at;
-			*n += len;
-		} else if (*n) {
+		first = at;
+		if (order < PHYSMEM_ORDERS && next_dirty(m, &first, at + len, &dirty)) {
+			*page = at;
+			*n = len;
 			return true;
 		}
 		at += len;
 	}
-	return *n;
+	return false;
 }
 
 /* page was the end of a run in trim, now inserted: the end of the free block that
@@ -290,6 +295,27 @@ static uint64_t resume_at(const struct physmem *m, uint64_t page)
 	return page;
 }
 
+/* Hands the used pages of a run in trim back; the lock is released meanwhile. */
+static int discard_dirty(struct physmem *m, uint64_t page, uint64_t end,
+			 int (*discard)(void *arg, uint64_t page, uint64_t n), void *arg,
+			 uint64_t *sum)
+{
+	uint64_t n;
+	int rc = 0;
+
+	while (!rc && next_dirty(m, &page, end, &n)) {
+		pthread_mutex_unlock(&m->lock);
+		rc = discard(arg, page, n);
+		pthread_mutex_lock(&m->lock);
+		if (!rc) {
+			set_clean(m, page, n);
+			*sum += n;
+		}
+		page += n;
+	}
+	return rc;
+}
+
 int physmem_trim(struct physmem *m, int (*discard)(void *arg, uint64_t page, uint64_t n),
 		 void *arg, uint64_t *pages)
 {
@@ -297,19 +323,13 @@ int physmem_trim(struct physmem *m, int (*discard)(void *arg, uint64_t page, uin
 	int rc = 0;
 
 	pthread_mutex_lock(&m->lock);
-	while (!rc && next_dirty(m, &page, &n)) {
+	while (!rc && next_dirty_block(m, &page, &n)) {
 		remove_range(m, page, n);
 		m->run[page] = n | RUN_IN_TRIM;
 		m->trims++;
-		pthread_mutex_unlock(&m->lock);
-		rc = discard(arg, page, n);
-		pthread_mutex_lock(&m->lock);
+		rc = discard_dirty(m, page, page + n, discard, arg, &sum);
 		m->trims--;
 		m->run[page] = 0;
-		if (!rc) {
-			set_clean(m, page, n);
-			sum += n;
-		}
 		insert_range(m, page, n);
 		pthread_cond_broadcast(&m->trimmed);
 		page = resume_at(m, page + n);

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The page allocator against a model that knows who has which page, and by
+ * several threads at once with trims going on.
+ */
+#include "physmem.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGES 4096u
+#define HELD_MAX 500u
+
+#define CHECK(cond) \
+	do { \
+		if (!(cond)) { \
+			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond); \
+			exit(1); \
+		} \
+	} while (0)
+
+struct held {
+	uint64_t page, n;
+};
+
+static void test_edges(void)
+{
+	struct physmem m;
+	uint64_t page, other;
+
+	CHECK(!physmem_init(&m, PAGES));
+	CHECK(physmem_alloc_block(&m, PHYSMEM_ORDER_MAX + 1, &page) == -EINVAL);
+	CHECK(physmem_alloc_block(&m, PHYSMEM_ORDER_MAX, &page) == -ENOMEM);
+	CHECK(physmem_alloc_run(&m, 0, &page) == -EINVAL);
+	CHECK(physmem_alloc_run(&m, PAGES + 1, &page) == -ENOMEM);
+	CHECK(!physmem_alloc_run(&m, PAGES, &page) && page == 0);
+	CHECK(physmem_free_pages(&m) == 0);
+	CHECK(physmem_alloc_run(&m, 1, &other) == -ENOMEM);
+	CHECK(physmem_free(&m, 0, PAGES - 1) == -EINVAL);
+	CHECK(physmem_free(&m, 1, 1) == -EINVAL);
+	CHECK(physmem_free(&m, PAGES, 1) == -EINVAL);
+	CHECK(!physmem_free(&m, 0, PAGES));
+	CHECK(physmem_free(&m, 0, PAGES) == -EINVAL);
+	CHECK(physmem_free_pages(&m) == PAGES);
+	/* The tail of a power of two is not wasted. */
+	CHECK(!physmem_alloc_run(&m, 5, &page) && page == 0);
+	CHECK(!physmem_alloc_run(&m, 3, &page) && page == 8);
+	CHECK(!physmem_alloc_run(&m, 2, &page) && page == 6);
+	CHECK(!physmem_alloc_run(&m, 1, &page) && page == 5);
+	physmem_fini(&m);
+}
+
+static int count_discard(void *arg, uint64_t page, uint64_t n)
+{
+	uint64_t *sum = arg;
+
+	(void)page;
+	*sum += n;
+	return 0;
+}
+
+static int fail_discard(void *arg, uint64_t page, uint64_t n)
+{
+	(void)arg, (void)page, (void)n;
+	return -ECONNRESET;
+}
+
+static void test_trim(void)
+{
+	struct physmem m;
+	uint64_t a, b, pages, sum = 0;
+
+	CHECK(!physmem_init(&m, PAGES));
+	CHECK(!physmem_alloc_run(&m, 100, &a));
+	CHECK(!physmem_alloc_run(&m, 50, &b));
+	CHECK(!physmem_free(&m, a, 100));
+	CHECK(physmem_trim(&m, fail_discard, NULL, &pages) == -ECONNRESET && !pages);
+	CHECK(!physmem_trim(&m, count_discard, &sum, &pages));
+	CHECK(pages == 100 && sum == 100);
+	CHECK(!physmem_trim(&m, count_discard, &sum, &pages) && !pages);
+	CHECK(!physmem_free(&m, b, 50));
+	CHECK(!physmem_trim(&m, count_discard, &sum, &pages) && pages == 50);
+	CHECK(!physmem_alloc_run(&m, PAGES, &a));
+	physmem_fini(&m);
+}
+
+/* The longest run of free pages by the model. */
+static uint64_t longest(const unsigned char *owned)
+{
+	uint64_t best = 0, run = 0, i;
+
+	for (i = 0; i < PAGES; i++) {
+		run = owned[i] ? 0 : run + 1;
+		best = run > best ? run : best;
+	}
+	return best;
+}
+
+static void take(struct physmem *m, unsigned char *owned, struct held *h, size_t *held)
+{
+	uint64_t n = 1 + (uint64_t)rand() % (rand() % 4 ? 16 : 600), page, i;
+	int rc;
+
+	if (rand() % 3) {
+		rc = physmem_alloc_run(m, n, &page);
+		CHECK(rc == (longest(owned) < n ? -ENOMEM : 0));
+	} else {
+		unsigned order = (unsigned)rand() % 8;
+
+		n = 1ull << order;
+		rc = physmem_alloc_block(m, order, &page);
+		CHECK(rc || page % n == 0);
+	}
+	if (rc)
+		return;
+	for (i = page; i < page + n; i++) {
+		CHECK(i < PAGES && !owned[i]);
+		owned[i] = 1;
+	}
+	h[(*held)++] = (struct held){ page, n };
+}
+
+static void test_against_model(void)
+{
+	static unsigned char owned[PAGES];
+	struct held h[HELD_MAX];
+	size_t held = 0, k;
+	struct physmem m;
+	uint64_t used = 0;
+	int step;
+
+	srand(1);
+	CHECK(!physmem_init(&m, PAGES));
+	for (step = 0; step < 20000; step++) {
+		if (held < HELD_MAX && rand() % 2) {
+			take(&m, owned, h, &held);
+		} else if (held) {
+			k = (size_t)rand() % held;
+			CHECK(physmem_free(&m, h[k].page, h[k].n + 1) == -EINVAL);
+			CHECK(!physmem_free(&m, h[k].page, h[k].n));
+			memset(owned + h[k].page, 0, h[k].n);
+			h[k] = h[--held];
+		}
+		for (used = 0, k = 0; k < held; k++)
+			used += h[k].n;
+		CHECK(physmem_free_pages(&m) == PAGES - used);
+	}
+	while (held--)
+		CHECK(!physmem_free(&m, h[held].page, h[held].n));
+	CHECK(!physmem_alloc_run(&m, PAGES, &used));
+	physmem_fini(&m);
+}
+
+struct shared {
+	struct physmem m;
+	_Atomic unsigned char owned[PAGES];
+	_Atomic int stop;
+};
+
+static int check_discard(void *arg, uint64_t page, uint64_t n)
+{
+	struct shared *s = arg;
+	uint64_t i;
+
+	for (i = page; i < page + n; i++)
+		CHECK(!s->owned[i]);
+	return 0;
+}
+
+static void *churn(void *arg)
+{
+	struct shared *s = arg;
+	unsigned seed = (unsigned)(uintptr_t)&seed;
+	int step;
+
+	for (step = 0; step < 5000; step++) {
+		uint64_t n = 1 + (uint64_t)rand_r(&seed) % 300, page, i;
+
+		if (physmem_alloc_run(&s->m, n, &page))
+			continue;
+		for (i = page; i < page + n; i++)
+			CHECK(!s->owned[i]++);
+		for (i = page; i < page + n; i++)
+			s->owned[i]--;
+		CHECK(!physmem_free(&s->m, page, n));
+	}
+	return NULL;
+}
+
+static void *trim(void *arg)
+{
+	struct shared *s = arg;
+
+	while (!s->stop)
+		CHECK(!physmem_trim(&s->m, check_discard, s, NULL));
+	return NULL;
+}
+
+static void test_threads(void)
+{
+	static struct shared s;
+	pthread_t t[4], trimmer[2];
+	uint64_t page;
+	int i;
+
+	CHECK(!physmem_init(&s.m, PAGES));
+	for (i = 0; i < 2; i++)
+		pthread_create(&trimmer[i], NULL, trim, &s);
+	for (i = 0; i < 4; i++)
+		pthread_create(&t[i], NULL, churn, &s);
+	for (i = 0; i < 4; i++)
+		pthread_join(t[i], NULL);
+	s.stop = 1;
+	for (i = 0; i < 2; i++)
+		pthread_join(trimmer[i], NULL);
+	CHECK(!physmem_alloc_run(&s.m, PAGES, &page));
+	physmem_fini(&s.m);
+}
+
+int main(void)
+{
+	test_edges();
+	test_trim();
+	test_against_model();
+	test_threads();
+	printf("physmem: ok\n");
+	return 0;
+}
