@@ -12,6 +12,7 @@
  *   signal.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <poll.h>
 #include <signal.h>
@@ -19,7 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,10 +28,12 @@
 #include "rpc.h"
 
 #define LAST_WORDS_MS 200       /* a refusal may come after the child's death */
+#define GRACE_MS 200            /* the daemon's end may be the child's, too */
 
 struct launch {
 	pid_t child;
 	int watch;              /* -1 once the daemon has closed it */
+	bool gone_untold;       /* it has, and nobody was told */
 	int signals;
 	const char *name;
 };
@@ -82,7 +85,7 @@ static void print_notice(const struct uvmm_notice *n)
 	memcpy(text, n->text, sizeof(text));
 	text[sizeof(text) - 1] = '\0';
 	for (i = 0; text[i]; i++)
-		if ((unsigned char)text[i] < ' ' || text[i] == 0x7f)
+		if (text[i] < ' ' || text[i] > '~')
 			text[i] = '?';
 	fprintf(stderr, "uvmm: %s\n", text);
 }
@@ -107,7 +110,6 @@ static bool hear(struct launch *l)
 /* Dies as the child did, for good. */
 static int end_as(struct launch *l, int status)
 {
-	struct rlimit no_core = { 0 };
 	struct pollfd p = { .fd = l->watch, .events = POLLIN };
 	int sig = WTERMSIG(status);
 	sigset_t set;
@@ -117,12 +119,13 @@ static int end_as(struct launch *l, int status)
 			break;
 	if (!WIFSIGNALED(status))
 		return WEXITSTATUS(status);
-	setrlimit(RLIMIT_CORE, &no_core);
+	/* The core is the child's. A limit of 0 does not stop one that is piped. */
+	prctl(PR_SET_DUMPABLE, 0);
 	signal(sig, SIG_DFL);
 	sigemptyset(&set);
 	sigaddset(&set, sig);
 	sigprocmask(SIG_UNBLOCK, &set, NULL);
-	kill(getpid(), sig);
+	raise(sig);
 	return 128 + sig;
 }
 
@@ -136,24 +139,27 @@ static bool reap(const struct launch *l, int *status)
 			return true;
 		kill(getpid(), SIGSTOP);
 	}
-	if (pid >= 0)
-		return false;
-	*status = 0;
-	return true;
+	return false;
+}
+
+/* The terminal has sent it to the whole foreground group, or the child has to its
+ * own: the child has it. */
+static bool child_has(const struct launch *l, const struct signalfd_siginfo *s)
+{
+	if (s->ssi_code == SI_KERNEL)
+		return s->ssi_signo != SIGCONT && getpgid(l->child) == getpgrp();
+	return (pid_t)s->ssi_pid == l->child;
 }
 
 static void pass_on(const struct launch *l, const struct signalfd_siginfo *s)
 {
-	if (s->ssi_signo == SIGCHLD)
-		return;
-	/* The terminal has sent it to the whole foreground group. */
-	if (s->ssi_code == SI_KERNEL && s->ssi_signo != SIGCONT)
-		return;
-	kill(l->child, (int)s->ssi_signo);
+	if (s->ssi_signo != SIGCHLD && !child_has(l, s))
+		kill(l->child, (int)s->ssi_signo);
 }
 
-static void daemon_gone(const struct launch *l)
+static void tell_gone(struct launch *l)
 {
+	l->gone_untold = false;
 	fprintf(stderr, "uvmm: the daemon is gone; %s waits for memory that is not resident\n",
 		l->name);
 }
@@ -161,41 +167,68 @@ static void daemon_gone(const struct launch *l)
 static int watch_over(struct launch *l)
 {
 	struct signalfd_siginfo s;
-	int status;
+	int status, n;
 
-	for (;;) {
+	while (!reap(l, &status)) {
 		struct pollfd p[2] = {
 			{ .fd = l->signals, .events = POLLIN },
 			{ .fd = l->watch, .events = POLLIN },
 		};
 
-		if (reap(l, &status))
-			return end_as(l, status);
-		if (poll(p, 2, -1) < 0 && errno != EINTR)
+		n = poll(p, 2, l->gone_untold ? GRACE_MS : -1);
+		if (n < 0 && errno != EINTR)
 			return 1;
+		if (!n)
+			tell_gone(l);
+		if (n <= 0)
+			continue;
 		if (p[0].revents && read(l->signals, &s, sizeof(s)) == sizeof(s))
 			pass_on(l, &s);
-		if (l->watch >= 0 && p[1].revents && !hear(l)) {
-			if (reap(l, &status))
-				return end_as(l, status);
-			daemon_gone(l);
-		}
+		if (p[1].revents)
+			l->gone_untold = !hear(l);
 	}
+	return end_as(l, status);
+}
+
+/* All signals come by l->signals. */
+static int take_signals(struct launch *l)
+{
+	sigset_t all;
+
+	/* Inherited as ignored, SIGCHLD would hide the child's end; and one of our own
+	 * for stderr that nobody reads is not for the child. */
+	signal(SIGCHLD, SIG_DFL);
+	signal(SIGPIPE, SIG_IGN);
+	sigfillset(&all);
+	sigdelset(&all, SIGPIPE);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	l->signals = signalfd(-1, &all, SFD_CLOEXEC);
+	return l->signals < 0 ? -errno : 0;
+}
+
+static bool is_child(pid_t pid)
+{
+	siginfo_t info;
+
+	return !waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT);
 }
 
 int main(int argc, char **argv)
 {
 	struct launch l;
-	sigset_t all;
+	int rc;
 
 	if (!parse(argc, argv, &l))
 		return usage();
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, NULL);
-	l.signals = signalfd(-1, &all, SFD_CLOEXEC);
-	if (l.signals < 0) {
-		fprintf(stderr, "uvmm-launch: signalfd: %s\n", strerror(errno));
+	rc = take_signals(&l);
+	if (rc) {
+		fprintf(stderr, "uvmm-launch: signalfd: %s\n", strerror(-rc));
 		return 1;
+	}
+	if (!is_child(l.child) || fcntl(l.watch, F_GETFD) < 0) {
+		fprintf(stderr, "uvmm-launch: expected a child and a descriptor, got pid %d, descriptor %d\n",
+			(int)l.child, l.watch);
+		return 2;
 	}
 	return watch_over(&l);
 }
