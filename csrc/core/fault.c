@@ -14,6 +14,8 @@
 #include "load.h"
 #include "uffd.h"
 
+#define MESSAGES 16
+#define SLICE_NS NS_PER_MS
 #define EVENTS 16
 
 void fault_poison(struct guest *g, uint64_t ppn)
@@ -130,35 +132,59 @@ static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 	}
 }
 
-static bool serve_one(struct fault_thread *t, struct guest *g)
+static void serve_one(struct fault_thread *t, struct guest *g, const struct uffd_message *m)
 {
-	struct uffd_message m;
-	uint64_t now_ns, ppn;
+	uint64_t now_ns = clock_ns(), ppn = (m->addr - g->base) >> UVMM_PAGE_SHIFT;
 
-	if (!uffd_read(g->uffd, &m, 1))
-		return false;
-	now_ns = clock_ns();
-	ppn = (m.addr - g->base) >> UVMM_PAGE_SHIFT;
-	if (m.addr < g->base || ppn >= g->max_pages)
-		return true;
+	if (m->addr < g->base || ppn >= g->max_pages)
+		return;
+	t->recent[t->faults++ % FAULT_RECENT] = m->tid;
 	atomic_fetch_add(&g->faults, 1);
-	if (m.fault == UFFD_FAULT_MISSING)
-		missing(t, g, ppn, &m, now_ns);
+	if (m->fault == UFFD_FAULT_MISSING)
+		missing(t, g, ppn, m, now_ns);
 	else
-		let_through(g, ppn, &m, now_ns);
+		let_through(g, ppn, m, now_ns);
 	if (!atomic_load(&g->waiting))
 		atomic_fetch_add(&g->stall_ns, clock_ns() - now_ns);
-	return true;
 }
 
-/* One message at a time, so that other threads take the next ones meanwhile, and
- * whoever was woken runs before this thread looks for more: it may fault next. */
+/* More threads fault here than there are CPUs. */
+static bool is_crowded(const struct fault_thread *t)
+{
+	int i, k, distinct = 0;
+
+	for (i = 0; i < FAULT_RECENT; i++) {
+		for (k = 0; k < i && t->recent[k] != t->recent[i]; k++)
+			;
+		distinct += k == i && t->recent[i];
+	}
+	return distinct > t->engine->faults.threads;
+}
+
+/* Takes one message at a time, so that other fault threads take the next ones;
+ * whoever was woken runs before this one looks for more, since it may fault next.
+ *
+ * In a crowd the newest message goes first: its thread goes on faulting at full
+ * speed for a slice while the others wait, as they would for a CPU. Serving all
+ * in turn would have each of them wait for all others at every fault. */
 static void serve(struct fault_thread *t, struct guest *g)
 {
+	uint64_t until = clock_ns() + SLICE_NS;
+	struct uffd_message m[MESSAGES];
+	int n = 0;
+
 	if (!guest_enter(g))
 		return;
-	while (serve_one(t, g))
+	for (;;) {
+		int room = is_crowded(t) ? MESSAGES - n : !n;
+
+		if (room && clock_ns() < until)
+			n += uffd_read(g->uffd, m + n, room);
+		if (!n)
+			break;
+		serve_one(t, g, &m[--n]);
 		sched_yield();
+	}
 	guest_leave(g);
 }
 

@@ -27,6 +27,7 @@
 #include "guest.h"
 
 #define FAULT_THREADS_MAX 64
+#define FAULT_RECENT 16
 
 struct uvmm_engine;
 
@@ -34,6 +35,8 @@ struct fault_thread {
 	struct uvmm_engine *engine;
 	struct load_buffer *buffer;
 	int cpu;                /* -1: not pinned */
+	uint32_t recent[FAULT_RECENT];  /* whose faults it served last */
+	uint64_t faults;
 	int epoll;
 	pthread_t thread;
 	bool runs;

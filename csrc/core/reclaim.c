@@ -13,7 +13,7 @@
 #include "load.h"
 #include "uffd.h"
 
-#define BATCH 256u              /* pages: 1 MiB stays in a CPU's cache */
+#define BATCH 128u              /* pages: they stay in a CPU's cache */
 #define VERIFY 32u              /* pages compared at a time */
 #define PUNCH_TRIES 100         /* others' use of a page lasts microseconds */
 #define PUNCH_SLEEP_NS 20000
