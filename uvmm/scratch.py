@@ -144,12 +144,7 @@ class Scratch:
         if self._memory_via is not None:
             argv += ["--memory-via", self._memory_via]
         try:
-            done = subprocess.run(
-                self._argv(argv), capture_output=True, text=True, check=False,
-                env=self._environment(), start_new_session=True, timeout=UP_WAIT_S,
-            )
-            if done.returncode:
-                raise ScratchError(done.stderr.strip() or "uvmm up failed")
+            self._start_daemon(argv)
         except BaseException:
             self._clean_up()
             raise
@@ -250,6 +245,21 @@ class Scratch:
             self.swap_file.unlink(missing_ok=True)
             shutil.rmtree(self.run_dir, ignore_errors=True)
 
+    def _start_daemon(self, argv: Sequence[str]) -> None:
+        up = subprocess.Popen(
+            self._argv(argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, env=self._environment(), start_new_session=True,
+        )
+        try:
+            complaint = up.communicate(timeout=UP_WAIT_S)[1].strip()
+        except BaseException:
+            # Only once the daemon is up can it be ended: until then it has no process id.
+            with _uninterrupted(), suppress(subprocess.TimeoutExpired):
+                up.wait(UP_WAIT_S)
+            raise
+        if up.returncode:
+            raise ScratchError(complaint or "uvmm up failed")
+
     def _stop_daemon(self) -> None:
         """Ask it to end; if it does not, end it."""
         try:
@@ -331,8 +341,10 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _mounts_below(directory: Path) -> list[str]:
     """Mount points under *directory*, innermost first."""
+    # Anyone's mount point may hold bytes that are no text.
+    mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
     mounts = [
-        line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        line.split()[4] for line in mountinfo.splitlines()
     ]
     return sorted(
         (mount for mount in mounts if mount.startswith(f"{directory}/")), reverse=True
