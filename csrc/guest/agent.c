@@ -3,12 +3,14 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "rpc.h"
 
-#define STACK_BYTES (256u << 10)        /* callbacks are the program's */
+/* The callbacks are the program's, maybe a Python's; what is not used of it costs
+ * addresses only. */
+#define STACK_BYTES (1u << 20)
 
 /* The callback that comes after `number`, marked as running. */
 static bool next_callback(struct agent *a, uint64_t number, struct agent_callback *out)
@@ -39,42 +41,52 @@ static uint64_t call_all(struct agent *a, int level, uint64_t wanted_pages)
 	return sum;
 }
 
+static int connect_link(struct agent *a)
+{
+	int fd = a->ops->connect(a->arg);
+
+	if (fd < 0)
+		return fd;
+	a->link = kept_take(fd);
+	return 0;
+}
+
+/* Hears and answers one message; false when there will be no more. */
+static bool serve_one(struct agent *a)
+{
+	struct uvmm_released r = { 0 };
+	struct uvmm_msg_head head;
+	struct uvmm_pressure p;
+	size_t got;
+
+	if (rpc_receive(a->link.fd, &head, &p, sizeof(p), &got) ||
+	    head.type != UVMM_MSG_PRESSURE || got != sizeof(p) || p.level > UVMM_PRESSURE_FULL)
+		return false;
+	r.pages = call_all(a, (int)p.level, p.wanted_pages);
+	if (p.level != UVMM_PRESSURE_NONE)
+		r.pages += a->ops->trim(a->arg);
+	/* The answer to a connection that the program closed is lost with it. */
+	return !kept_is_ours(&a->link) ||
+	       !rpc_answer(a->link.fd, head.seq, UVMM_MSG_RELEASED, &r, sizeof(r));
+}
+
 static void *agent_main(void *arg)
 {
 	struct agent *a = arg;
-	struct uvmm_pressure p;
-	struct uvmm_msg_head head;
-	size_t got;
 
 	pthread_setname_np(pthread_self(), "uvmm-agent");
-	while (!rpc_receive(a->fd, &head, &p, sizeof(p), &got)) {
-		struct uvmm_released r = { 0 };
-
-		if (head.type != UVMM_MSG_PRESSURE || got != sizeof(p) ||
-		    p.level > UVMM_PRESSURE_FULL)
-			break;
-		r.pages = call_all(a, (int)p.level, p.wanted_pages);
-		if (p.level != UVMM_PRESSURE_NONE)
-			r.pages += a->trim(a->trim_arg);
-		if (rpc_send(a->fd, UVMM_MSG_RELEASED, &r, sizeof(r)))
-			break;
-	}
-	close(a->fd);
+	while ((kept_is_ours(&a->link) || !connect_link(a)) && serve_one(a))
+		;
+	kept_close(&a->link);
 	return NULL;
 }
 
-int agent_start(struct agent *a, int fd, uint64_t (*trim)(void *arg), void *trim_arg)
+static int start_thread(struct agent *a)
 {
 	sigset_t all, former;
 	pthread_attr_t attr;
 	int rc;
 
-	memset(a, 0, sizeof(*a));
-	a->fd = fd;
-	a->trim = trim;
-	a->trim_arg = trim_arg;
-	pthread_mutex_init(&a->lock, NULL);
-	pthread_cond_init(&a->idle, NULL);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
@@ -83,8 +95,25 @@ int agent_start(struct agent *a, int fd, uint64_t (*trim)(void *arg), void *trim
 	rc = pthread_create(&a->thread, &attr, agent_main, a);
 	pthread_sigmask(SIG_SETMASK, &former, NULL);
 	pthread_attr_destroy(&attr);
-	a->runs = !rc;
 	return rc ? -EAGAIN : 0;
+}
+
+int agent_start(struct agent *a, const struct agent_ops *ops, void *arg)
+{
+	int rc;
+
+	memset(a, 0, sizeof(*a));
+	a->ops = ops;
+	a->arg = arg;
+	rc = connect_link(a);
+	if (rc)
+		return rc;
+	pthread_mutex_init(&a->lock, NULL);
+	pthread_cond_init(&a->idle, NULL);
+	rc = start_thread(a);
+	if (rc)
+		kept_close(&a->link);
+	return rc;
 }
 
 int agent_add(struct agent *a, uvmm_pressure_fn fn, void *arg)

@@ -4,7 +4,8 @@
  * program's callbacks, hands free pages back, answers.
  *
  *   The thread has all signals blocked and never touches guest memory itself. It
- *   ends when the daemon has gone.
+ *   ends when the daemon has gone; when the program has closed the connection, it
+ *   makes a new one.
  *
  *   Errors   0 or a negative errno.
  *   Threads  callbacks run one at a time on the agent thread, without any lock;
@@ -14,10 +15,10 @@
 #define AGENT_H
 
 #include <pthread.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kept.h"
 #include "uvmm/guest.h"
 
 #define AGENT_CALLBACKS_MAX 16
@@ -28,10 +29,15 @@ struct agent_callback {
 	uint64_t number;        /* rises; never used again */
 };
 
-struct agent {
-	int fd;                         /* immutable after start */
+struct agent_ops {
+	int (*connect)(void *arg);      /* a new AGENT connection, or -errno */
 	uint64_t (*trim)(void *arg);    /* hands free pages back: how many */
-	void *trim_arg;
+};
+
+struct agent {
+	const struct agent_ops *ops;    /* immutable after start */
+	void *arg;
+	struct kept_fd link;            /* the thread's own after start */
 
 	pthread_mutex_t lock;           /* guards below */
 	pthread_cond_t idle;
@@ -40,11 +46,11 @@ struct agent {
 	uint64_t last_number;
 	uint64_t running;               /* number of the callback that runs, or 0 */
 	pthread_t thread;
-	bool runs;
 };
 
-/* Serves the AGENT connection fd, which it takes over.  -EAGAIN  no thread */
-int agent_start(struct agent *a, int fd, uint64_t (*trim)(void *arg), void *trim_arg);
+/* Connects and serves; arg is for ops.
+ *   -EAGAIN  no thread, else as connect() */
+int agent_start(struct agent *a, const struct agent_ops *ops, void *arg);
 
 /* -ENOSPC */
 int agent_add(struct agent *a, uvmm_pressure_fn fn, void *arg);

@@ -5,13 +5,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 /* Newer than the headers of Debian 12. */
@@ -19,48 +17,30 @@
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
 
-#define HIGH_FD 1000
+/* As one of the errors that uvmm_attach promises; the words tell which it was. */
+static int promised(int rc)
+{
+	switch (rc) {
+	case 0:
+	case -ECONNREFUSED:
+	case -EACCES:
+	case -EPROTO:
+	case -ENOMEM:
+	case -EMFILE:
+		return rc;
+	case -ECONNRESET:
+		return -ECONNREFUSED;
+	case -ENFILE:
+		return -EMFILE;
+	default:
+		return -EIO;
+	}
+}
 
 static int fail(char *why, int rc, const char *what)
 {
 	snprintf(why, UVMM_TEXT_BYTES, "%.160s: %.60s", what, strerror(-rc));
 	return rc;
-}
-
-/* --- descriptors ------------------------------------------------------------ */
-
-/* Moves fd to a high number, if it can. */
-static int move_high(int fd)
-{
-	struct rlimit limit;
-	int high = HIGH_FD, moved;
-
-	if (!getrlimit(RLIMIT_NOFILE, &limit) && limit.rlim_cur <= HIGH_FD)
-		high = (int)limit.rlim_cur / 2;
-	moved = fcntl(fd, F_DUPFD_CLOEXEC, high);
-	if (moved < 0)
-		return fd;
-	close(fd);
-	return moved;
-}
-
-static struct kept_fd keep(int fd)
-{
-	struct kept_fd k = { .fd = move_high(fd) };
-	struct stat st;
-
-	if (!fstat(k.fd, &st)) {
-		k.dev = st.st_dev;
-		k.ino = st.st_ino;
-	}
-	return k;
-}
-
-static bool is_ours(const struct kept_fd *k)
-{
-	struct stat st;
-
-	return k->fd >= 0 && !fstat(k->fd, &st) && st.st_dev == k->dev && st.st_ino == k->ino;
 }
 
 /* --- environment ------------------------------------------------------------ */
@@ -120,17 +100,17 @@ static int say_hello(const struct attachment *a, enum uvmm_role role,
 		.send_fd = -1,
 		.answer = w,
 		.answer_bytes = sizeof(*w),
+		.max_fds = role == UVMM_ROLE_CONTROL ? RPC_FDS_MAX : 0,
 	};
 	fd = rpc_connect(a->socket);
 	if (fd < 0)
-		return fail(why, fd == -ENOENT ? -ECONNREFUSED : fd,
-			    "cannot reach the daemon");
+		return fail(why, fd, "cannot reach the daemon");
 	rc = rpc_ask(fd, call, why);
 	call->body = NULL;
 	if (!rc)
 		return fd;
 	close(fd);
-	return rc == -ECONNRESET ? -ECONNREFUSED : rc;
+	return rc;
 }
 
 static void close_fds(struct rpc_call *call)
@@ -147,9 +127,9 @@ int attach_role(const struct attachment *a, enum uvmm_role role,
 	int fd = say_hello(a, role, &w, &call, why);
 
 	if (fd < 0)
-		return fd;
+		return promised(fd);
 	close_fds(&call);
-	return move_high(fd);
+	return fd;
 }
 
 int attach_ask(struct attachment *a, struct rpc_call *call, char why[UVMM_TEXT_BYTES])
@@ -157,17 +137,19 @@ int attach_ask(struct attachment *a, struct rpc_call *call, char why[UVMM_TEXT_B
 	int rc = 0, fd;
 
 	pthread_mutex_lock(&a->lock);
-	if (!is_ours(&a->control)) {
-		/* The program has closed it, or has another file there now. */
-		a->control.fd = -1;
+	if (!kept_is_ours(&a->control)) {
 		fd = attach_role(a, UVMM_ROLE_CONTROL, why);
 		if (fd < 0)
 			rc = -ECONNRESET;
 		else
-			a->control = keep(fd);
+			a->control = kept_take(fd);
 	}
-	if (!rc)
+	if (!rc) {
 		rc = rpc_ask(a->control.fd, call, why);
+		/* What comes on it next would be the answer to this. */
+		if (rc == -EPROTO || rc == -ECONNRESET)
+			kept_close(&a->control);
+	}
 	pthread_mutex_unlock(&a->lock);
 	return rc;
 }
@@ -200,8 +182,12 @@ static int map_memory(struct attachment *a, int memory, char *why)
 	/* Large pages are welcome, not needed. A child would put zeros where pages
 	 * are absent: it gets none of this. */
 	madvise(a->base, bytes, MADV_HUGEPAGE);
-	if (madvise(a->base, bytes, MADV_DONTFORK))
-		return fail(why, -errno, "cannot keep guest memory from children");
+	if (madvise(a->base, bytes, MADV_DONTFORK)) {
+		int rc = -errno;
+
+		munmap(a->base, bytes);
+		return fail(why, rc, "cannot keep guest memory from children");
+	}
 	return 0;
 }
 
@@ -209,8 +195,10 @@ static int open_memory(const struct uvmm_welcome *w, const struct rpc_call *call
 {
 	int fd;
 
-	if (w->via == UVMM_VIA_DESCRIPTOR && call->n_fds == 2)
-		return dup(call->fds[1]);
+	if (w->via == UVMM_VIA_DESCRIPTOR && call->n_fds == 2) {
+		fd = fcntl(call->fds[1], F_DUPFD_CLOEXEC, 0);
+		return fd < 0 ? fail(why, -errno, "cannot keep the memory file") : fd;
+	}
 	if (w->via != UVMM_VIA_FUSE || call->n_fds != 1 ||
 	    !memchr(w->path, '\0', sizeof(w->path))) {
 		snprintf(why, UVMM_TEXT_BYTES, "the daemon's WELCOME says nothing of the memory");
@@ -241,7 +229,7 @@ static int hand_over(struct attachment *a, int device, char *why)
 	if (rc)
 		close(uffd);
 	else
-		a->userfault = keep(uffd);
+		a->userfault = kept_take(uffd);
 	return rc;
 }
 
@@ -282,15 +270,22 @@ int attach_open(struct attachment *a, char why[UVMM_TEXT_BYTES])
 		return rc;
 	fd = say_hello(a, UVMM_ROLE_CONTROL, &w, &call, why);
 	if (fd < 0)
-		return fd;
-	a->control = keep(fd);
+		return promised(fd);
+	a->control = kept_take(fd);
 	rc = take_welcome(a, &w, &call, why);
 	close_fds(&call);
 	if (rc) {
-		close(a->control.fd);
-		a->control.fd = -1;
-		return rc;
+		kept_close(&a->control);
+		return promised(rc);
 	}
 	pthread_mutex_init(&a->lock, NULL);
 	return 0;
+}
+
+void attach_close(struct attachment *a)
+{
+	munmap(a->base, a->pages * UVMM_PAGE_SIZE);
+	kept_close(&a->userfault);
+	kept_close(&a->control);
+	pthread_mutex_destroy(&a->lock);
 }

@@ -4,8 +4,7 @@
  * maps guest physical memory, hands over its userfaultfd; and keeps the
  * connection on which it asks.
  *
- *   Descriptors are kept at high numbers, and looked at before use: a program may
- *   close or reuse what it does not know. A lost connection is made again.
+ *   A connection that was lost is made again at the next question.
  *   Allocates nothing; usable before main() and from a preloaded library.
  *
  *   Errors   0 or a negative errno (as uvmm_attach in uvmm/guest.h), words in why.
@@ -17,17 +16,10 @@
 #include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/stat.h>
 
+#include "kept.h"
 #include "rpc.h"
 #include "uvmm/protocol.h"
-
-/* A descriptor of ours, and how to know that it still is. */
-struct kept_fd {
-	int fd;                 /* -1: none */
-	dev_t dev;
-	ino_t ino;
-};
 
 struct attachment {
 	/* Immutable after attach_open. */
@@ -42,11 +34,13 @@ struct attachment {
 };
 
 int attach_open(struct attachment *a, char why[UVMM_TEXT_BYTES]);
+/* Undoes it, for a process that cannot be a guest after all. */
+void attach_close(struct attachment *a);
 
 /* Asks on the CONTROL connection. -ECONNRESET if the daemon is gone. */
 int attach_ask(struct attachment *a, struct rpc_call *call, char why[UVMM_TEXT_BYTES]);
 
-/* A new connection in another role; a descriptor. */
+/* A new connection in that role; a descriptor. */
 int attach_role(const struct attachment *a, enum uvmm_role role,
 		char why[UVMM_TEXT_BYTES]);
 

@@ -51,22 +51,38 @@ static uint64_t trim_for_agent(void *arg)
 	return pages;
 }
 
+static int connect_agent(void *arg)
+{
+	struct uvmm_guest *g = arg;
+	char why[UVMM_TEXT_BYTES];
+	int fd = attach_role(&g->attachment, UVMM_ROLE_AGENT, why);
+
+	return fd < 0 ? fail(fd, "%s", why) : fd;
+}
+
 static int attach(struct uvmm_guest *g)
 {
+	static const struct agent_ops ops = { connect_agent, trim_for_agent };
 	char why[UVMM_TEXT_BYTES] = "";
-	int rc, fd;
+	int rc;
 
 	rc = attach_open(&g->attachment, why);
 	if (rc)
 		return fail(rc, "%s", why);
 	rc = physmem_init(&g->physmem, g->attachment.pages);
-	if (rc)
-		return fail(rc, "no memory for the page allocator's tables");
-	fd = attach_role(&g->attachment, UVMM_ROLE_AGENT, why);
-	if (fd < 0)
-		return fail(fd, "%s", why);
-	rc = agent_start(&g->agent, fd, trim_for_agent, g);
-	return rc ? fail(-ENOMEM, "cannot start the agent thread") : 0;
+	if (rc) {
+		fail(rc, "no memory for the page allocator's tables");
+		goto out_attachment;
+	}
+	rc = agent_start(&g->agent, &ops, g);
+	if (rc == -EAGAIN)
+		rc = fail(-ENOMEM, "cannot start the agent thread");
+	if (!rc)
+		return 0;
+	physmem_fini(&g->physmem);
+out_attachment:
+	attach_close(&g->attachment);
+	return rc;
 }
 
 int uvmm_attach(uvmm_guest **out)
@@ -182,8 +198,11 @@ int uvmm_free(uvmm_guest *g, void *block, size_t bytes)
 
 int uvmm_trim(uvmm_guest *g, uint64_t *pages)
 {
-	error_text[0] = '\0';
-	return physmem_trim(&g->physmem, discard_free, g, pages);
+	int rc = physmem_trim(&g->physmem, discard_free, g, pages);
+
+	if (!rc)
+		error_text[0] = '\0';
+	return rc;
 }
 
 /* --- pages and the daemon --------------------------------------------------- */

@@ -8,6 +8,17 @@
 
 #define WORD 64u
 #define RUN_IN_TRIM (1ull << 63)
+#define PINNED_KEEPS 64u        /* pages that one pinned page keeps from a trim */
+
+struct range {
+	uint64_t page, n;
+};
+
+struct discarder {
+	int (*discard)(void *arg, uint64_t page, uint64_t n);
+	void *arg;
+	uint64_t *sum;          /* of pages that were handed back */
+};
 
 static uint64_t dirty_words(uint64_t pages)
 {
@@ -183,6 +194,10 @@ static int take(struct physmem *m, uint64_t n, bool block, uint64_t *page)
 
 	pthread_mutex_lock(&m->lock);
 	for (;;) {
+		rc = -ENOMEM;
+		/* What is in trim counts as free: waiting for it would not help. */
+		if (n > m->free_pages)
+			break;
 		rc = order < PHYSMEM_ORDERS ? find_block(m, order, page) : -ENOMEM;
 		if (rc && !block)
 			rc = find_run(m, n, page);
@@ -295,39 +310,58 @@ static uint64_t resume_at(const struct physmem *m, uint64_t page)
 	return page;
 }
 
-/* Hands the used pages of a run in trim back; the lock is released meanwhile. */
-static int discard_dirty(struct physmem *m, uint64_t page, uint64_t end,
-			 int (*discard)(void *arg, uint64_t page, uint64_t n), void *arg,
-			 uint64_t *sum)
+/* Hands a range back; the lock is released meanwhile. What is refused because of a
+ * page that is pinned still is tried in halves: few pages stay because of one. */
+static int discard_range(struct physmem *m, struct range r, const struct discarder *d)
 {
-	uint64_t n;
-	int rc = 0;
+	uint64_t half = r.n / 2;
+	int rc, other;
 
-	while (!rc && next_dirty(m, &page, end, &n)) {
-		pthread_mutex_unlock(&m->lock);
-		rc = discard(arg, page, n);
-		pthread_mutex_lock(&m->lock);
-		if (!rc) {
-			set_clean(m, page, n);
-			*sum += n;
-		}
-		page += n;
+	pthread_mutex_unlock(&m->lock);
+	rc = d->discard(d->arg, r.page, r.n);
+	pthread_mutex_lock(&m->lock);
+	if (!rc) {
+		set_clean(m, r.page, r.n);
+		*d->sum += r.n;
 	}
-	return rc;
+	if (rc != -EBUSY || r.n <= PINNED_KEEPS)
+		return rc;
+	rc = discard_range(m, (struct range){ r.page, half }, d);
+	if (rc && rc != -EBUSY)
+		return rc;
+	other = discard_range(m, (struct range){ r.page + half, r.n - half }, d);
+	return other ? other : rc;
+}
+
+/* Hands the used pages of a run in trim back. */
+static int discard_dirty(struct physmem *m, uint64_t page, uint64_t end,
+			 const struct discarder *d)
+{
+	struct range r = { .page = page };
+	int rc = 0, busy = 0;
+
+	while ((!rc || rc == -EBUSY) && next_dirty(m, &r.page, end, &r.n)) {
+		rc = discard_range(m, r, d);
+		busy = rc == -EBUSY ? rc : busy;
+		r.page += r.n;
+	}
+	return rc ? rc : busy;
 }
 
 int physmem_trim(struct physmem *m, int (*discard)(void *arg, uint64_t page, uint64_t n),
 		 void *arg, uint64_t *pages)
 {
 	uint64_t page = 0, n, sum = 0;
-	int rc = 0;
+	struct discarder d = { discard, arg, &sum };
+	int rc = 0, busy = 0;
 
 	pthread_mutex_lock(&m->lock);
-	while (!rc && next_dirty_block(m, &page, &n)) {
+	while ((!rc || rc == -EBUSY) && next_dirty_block(m, &page, &n)) {
 		remove_range(m, page, n);
 		m->run[page] = n | RUN_IN_TRIM;
 		m->trims++;
-		rc = discard_dirty(m, page, page + n, discard, arg, &sum);
+		rc = discard_dirty(m, page, page + n, &d);
+		busy = rc == -EBUSY ? rc : busy;
 		m->trims--;
 		m->run[page] = 0;
 		insert_range(m, page, n);
@@ -337,7 +371,7 @@ int physmem_trim(struct physmem *m, int (*discard)(void *arg, uint64_t page, uin
 	pthread_mutex_unlock(&m->lock);
 	if (pages)
 		*pages = sum;
-	return rc;
+	return rc ? rc : busy;
 }
 
 uint64_t physmem_free_pages(struct physmem *m)

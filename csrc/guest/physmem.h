@@ -53,7 +53,7 @@ int physmem_free(struct physmem *m, uint64_t page, uint64_t n);
 
 /* Hands each run of free pages that were used since to discard(), which is called
  * without the lock, and forgets that they were. *pages is how many. Stops at the
- * first error of discard() and returns it. */
+ * first error of discard() and returns it; but goes round what is -EBUSY. */
 int physmem_trim(struct physmem *m, int (*discard)(void *arg, uint64_t page, uint64_t n),
 		 void *arg, uint64_t *pages);
 

@@ -113,6 +113,11 @@ static int receive(int fd, struct uvmm_msg_head *head, void *body, size_t body_b
 	if (n <= 0)
 		return -ECONNRESET;
 	take_fds(&m, fds, n_fds);
+	/* There was room for it, but not in the process. */
+	if (m.msg_flags & MSG_CTRUNC && *n_fds < RPC_FDS_MAX) {
+		close_all(fds, n_fds);
+		return -EMFILE;
+	}
 	if (m.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || (size_t)n < sizeof(*head) ||
 	    head->magic != UVMM_PROTOCOL_MAGIC || head->version != UVMM_PROTOCOL_VERSION) {
 		close_all(fds, n_fds);
@@ -120,6 +125,16 @@ static int receive(int fd, struct uvmm_msg_head *head, void *body, size_t body_b
 	}
 	*got = (size_t)n - sizeof(*head);
 	return 0;
+}
+
+static int explain(int rc, char *why)
+{
+	const char *words = rc == -EPROTO ? "the daemon does not speak this version of uvmm's protocol" :
+			    rc == -EMFILE ? "no descriptor is free for what the daemon sends" :
+					    "the daemon is gone";
+
+	snprintf(why, UVMM_TEXT_BYTES, "%s", words);
+	return rc;
 }
 
 /* What the packet says as an answer to the call. */
@@ -132,8 +147,7 @@ static int judge(struct rpc_call *call, uint32_t seq, const struct uvmm_msg_head
 		snprintf(why, UVMM_TEXT_BYTES, "the daemon answers another question");
 		return -EPROTO;
 	}
-	if (head->type == UVMM_MSG_REPLY && got == sizeof(*reply) &&
-	    (head->status || call->answer_type == UVMM_MSG_REPLY)) {
+	if (head->type == UVMM_MSG_REPLY && got == sizeof(*reply) && head->status) {
 		snprintf(why, UVMM_TEXT_BYTES, "%.*s", (int)sizeof(reply->text) - 1, reply->text);
 		return head->status;
 	}
@@ -143,7 +157,14 @@ static int judge(struct rpc_call *call, uint32_t seq, const struct uvmm_msg_head
 			 head->type, got, call->answer_type, call->answer_bytes);
 		return -EPROTO;
 	}
-	memcpy(call->answer, body, got);
+	if (call->n_fds > call->max_fds) {
+		snprintf(why, UVMM_TEXT_BYTES,
+			 "the daemon sends %d descriptors with message type %u, expected %d",
+			 call->n_fds, head->type, call->max_fds);
+		return -EPROTO;
+	}
+	if (got)
+		memcpy(call->answer, body, got);
 	return head->status;
 }
 
@@ -169,12 +190,8 @@ int rpc_ask(int fd, struct rpc_call *call, char why[UVMM_TEXT_BYTES])
 	rc = send_packet(fd, &head, call->body, call->body_bytes, call->send_fd);
 	if (!rc)
 		rc = receive(fd, &head, &body, sizeof(body), &got, call->fds, &call->n_fds);
-	if (rc) {
-		snprintf(why, UVMM_TEXT_BYTES, rc == -EPROTO ?
-			 "the daemon does not speak version %u of uvmm's protocol" :
-			 "the daemon is gone (version %u)", UVMM_PROTOCOL_VERSION);
-		return rc;
-	}
+	if (rc)
+		return explain(rc, why);
 	rc = judge(call, seq, &head, &body, got, why);
 	if (rc)
 		close_all(call->fds, &call->n_fds);
@@ -191,12 +208,13 @@ int rpc_receive(int fd, struct uvmm_msg_head *head, void *body, size_t body_byte
 	return rc;
 }
 
-int rpc_send(int fd, uint16_t type, const void *body, size_t body_bytes)
+int rpc_answer(int fd, uint32_t seq, uint16_t type, const void *body, size_t body_bytes)
 {
 	struct uvmm_msg_head head = {
 		.magic = UVMM_PROTOCOL_MAGIC,
 		.version = UVMM_PROTOCOL_VERSION,
 		.type = type,
+		.seq = seq,
 	};
 
 	return send_packet(fd, &head, body, body_bytes, -1);

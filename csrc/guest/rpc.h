@@ -7,6 +7,7 @@
  *              what the daemon answered   its own negative errno
  *              -ECONNRESET                it is gone
  *              -EPROTO                    it answers nonsense
+ *              -EMFILE                    no number is free for a descriptor
  *   Threads  a connection is for one thread at a time.
  */
 #ifndef RPC_H
@@ -27,6 +28,7 @@ struct rpc_call {
 	int send_fd;            /* passed along, stays the caller's; -1: none */
 	void *answer;           /* answer_bytes large */
 	size_t answer_bytes;
+	int max_fds;            /* descriptors that may come with the answer */
 	int fds[RPC_FDS_MAX];   /* out: descriptors that came, close-on-exec; the
 				 * caller's on success, none on failure */
 	int n_fds;              /* out */
@@ -41,6 +43,7 @@ int rpc_ask(int fd, struct rpc_call *call, char why[UVMM_TEXT_BYTES]);
 /* One message that nobody asked for: 0, -ECONNRESET or -EPROTO. Waits for it. */
 int rpc_receive(int fd, struct uvmm_msg_head *head, void *body, size_t body_bytes,
 		size_t *got);
-int rpc_send(int fd, uint16_t type, const void *body, size_t body_bytes);
+/* Answers the message `seq`. -ECONNRESET */
+int rpc_answer(int fd, uint32_t seq, uint16_t type, const void *body, size_t body_bytes);
 
 #endif /* RPC_H */
