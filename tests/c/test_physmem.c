@@ -87,6 +87,52 @@ static void test_trim(void)
 	physmem_fini(&m);
 }
 
+/* Refuses what has this page in it. */
+struct pinned {
+	uint64_t page;
+	uint64_t sum;
+};
+
+static int refuse_pinned(void *arg, uint64_t page, uint64_t n)
+{
+	struct pinned *p = arg;
+
+	if (p->page >= page && p->page < page + n)
+		return -EBUSY;
+	p->sum += n;
+	return 0;
+}
+
+static void test_trim_goes_round_a_pinned_page(void)
+{
+	struct pinned p = { .page = PAGES / 3 };
+	struct physmem m;
+	uint64_t page, pages, left;
+
+	CHECK(!physmem_init(&m, PAGES));
+	CHECK(!physmem_alloc_run(&m, PAGES, &page) && !physmem_free(&m, page, PAGES));
+	CHECK(physmem_trim(&m, refuse_pinned, &p, &pages) == -EBUSY && pages == p.sum);
+	CHECK(pages < PAGES && pages >= PAGES - 64);
+	CHECK(physmem_free_pages(&m) == PAGES);
+	left = PAGES - pages;
+	p.page = UINT64_MAX;
+	CHECK(!physmem_trim(&m, refuse_pinned, &p, &pages) && pages == left);
+	physmem_fini(&m);
+}
+
+/* What was never used holds nothing: it is not handed back, nor counted. */
+static void test_trim_leaves_clean_pages(void)
+{
+	struct physmem m;
+	uint64_t page, pages, sum = 0;
+
+	CHECK(!physmem_init(&m, PAGES));
+	CHECK(!physmem_trim(&m, count_discard, &sum, &pages) && !pages);
+	CHECK(!physmem_alloc_run(&m, 3, &page) && !physmem_free(&m, page, 3));
+	CHECK(!physmem_trim(&m, count_discard, &sum, &pages) && pages == 3 && sum == 3);
+	physmem_fini(&m);
+}
+
 /* The longest run of free pages by the model. */
 static uint64_t longest(const unsigned char *owned)
 {
@@ -224,6 +270,8 @@ int main(void)
 {
 	test_edges();
 	test_trim();
+	test_trim_goes_round_a_pinned_page();
+	test_trim_leaves_clean_pages();
 	test_against_model();
 	test_threads();
 	printf("physmem: ok\n");
