@@ -334,7 +334,7 @@ int uvmm_guest_reclaim(uvmm_engine *e, uint64_t id, uint64_t pages, uint32_t tie
 	if (rc)
 		return rc;
 	b = reclaim_buffer_new();
-	rc = b ? reclaim_guest(g, pages, e->tier[tier], b, res) : -ENOMEM;
+	rc = b ? reclaim_guest(e, g, pages, e->tier[tier], b, res) : -ENOMEM;
 	reclaim_buffer_free(b);
 	guest_leave(g);
 	res->left_pages = pages > res->pages ? pages - res->pages : 0;

@@ -95,8 +95,8 @@ static void unclaim(struct guest *g, struct load_buffer *b, size_t from, size_t 
 		guest_wake(g, b->ppn[i], 1);
 }
 
-static void damage(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t handle,
-		   int why)
+void load_damage(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t handle,
+		 int why)
 {
 	pmap_entry entry = pmap_get(&g->pmap, ppn);
 
@@ -172,7 +172,7 @@ static int put_all(struct uvmm_engine *e, struct guest *g, struct load_buffer *b
 
 	while (i < n && !rc) {
 		if (b->bad[i]) {
-			damage(e, g, b->ppn[i], b->handles[i], b->bad[i]);
+			load_damage(e, g, b->ppn[i], b->handles[i], b->bad[i]);
 			damaged = -EIO;
 			i++;
 			continue;

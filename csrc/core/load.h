@@ -54,6 +54,11 @@ void load_window(struct guest *g, uint64_t ppn, uint64_t *lo, uint64_t *hi);
 int load_pages(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi,
 	       uint64_t must, struct load_buffer *b, uint64_t *loaded);
 
+/* The page, which the caller owns, is lost: its copy at `handle` fails its checksum
+ * (why -EBADMSG) or cannot be read. DAMAGED from now; everyone is told. */
+void load_damage(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t handle,
+		 int why);
+
 /* Puts zeros into the hole at ppn, which is waited for, and into those that
  * follow, up to hi. After -ENOMEM nobody was woken: see pressure_wait().
  *   -ENOMEM, -ESRCH */

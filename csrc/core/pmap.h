@@ -7,8 +7,9 @@
  *                 written (or holds only zeros) and reads as zeros. The file
  *                 itself says which. What every page starts as.
  *     EVICTING    a reclaimer has write-protected it and copies it out. Its
- *                 content is still in the file. A writer's fault takes it to
- *                 HELD, a pin to PRESENT: the reclaimer has then lost.
+ *                 content is still in the file, and stays there: the reclaimer
+ *                 has it mapped. A writer's fault takes it to HELD, a pin to
+ *                 PRESENT: the reclaimer has then lost.
  *     PUNCHING    the copy is stored and verified, the hole is being punched.
  *                 Only the reclaimer leaves this state: the commit point of a
  *                 reclaim is EVICTING -> PUNCHING.

@@ -28,7 +28,6 @@ static bool claim(struct guest *g, uint64_t ppn, struct discard *d, int *rc)
 		case PAGE_DAMAGED:
 			return false;
 		case PAGE_PRESENT:
-		case PAGE_EVICTING:
 			if (pmap_pins(e)) {
 				*rc = -EBUSY;
 				return false;

@@ -12,22 +12,24 @@
 #include "engine.h"
 #include "load.h"
 #include "uffd.h"
+#include "view.h"
 
 #define BATCH 128u              /* pages: they stay in a CPU's cache */
-#define VERIFY 32u              /* pages compared at a time */
 #define PUNCH_TRIES 100         /* others' use of a page lasts microseconds */
 #define PUNCH_SLEEP_NS 20000
 
 struct reclaim_buffer {
-	char *copy;                     /* BATCH pages */
-	char *again;                    /* VERIFY pages */
+	struct view view;
+	char *copy;                     /* BATCH pages; where no view may be used */
+	const char *pages_at;           /* the batch's pages, in the view or copied */
 	/* By page of the batch: */
 	bool mine[BATCH];               /* EVICTING, later PUNCHING, by us */
 	bool zero[BATCH];
+	uint32_t sum[BATCH];
 	/* By page to be stored, dense: */
 	uint32_t index[BATCH];          /* page of the batch */
 	const void *pages[BATCH];
-	uint64_t seeds[BATCH];
+	uint32_t sums[BATCH];
 	uint64_t handles[BATCH];
 	uint64_t unused[BATCH];
 	size_t stored;                  /* how many were stored */
@@ -40,14 +42,15 @@ struct reclaim_buffer *reclaim_buffer_new(void)
 
 	if (!b)
 		return NULL;
-	map = mmap(NULL, (BATCH + VERIFY) * UVMM_PAGE_SIZE, PROT_READ | PROT_WRITE,
+	map = mmap(NULL, BATCH * UVMM_PAGE_SIZE, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (map == MAP_FAILED) {
+	if (map == MAP_FAILED || view_init(&b->view)) {
+		if (map != MAP_FAILED)
+			munmap(map, BATCH * UVMM_PAGE_SIZE);
 		free(b);
 		return NULL;
 	}
 	b->copy = map;
-	b->again = b->copy + BATCH * UVMM_PAGE_SIZE;
 	return b;
 }
 
@@ -55,7 +58,8 @@ void reclaim_buffer_free(struct reclaim_buffer *b)
 {
 	if (!b)
 		return;
-	munmap(b->copy, (BATCH + VERIFY) * UVMM_PAGE_SIZE);
+	view_fini(&b->view);
+	munmap(b->copy, BATCH * UVMM_PAGE_SIZE);
 	free(b);
 }
 
@@ -111,62 +115,76 @@ static void give_all_up(struct guest *g, uint64_t lo, uint32_t n, struct reclaim
 		give_up(g, lo, i, b);
 }
 
-/* Step 3. A tier that takes a part of the pages is no error yet: the rest is
- * given up. */
+/* Step 3, first half: a look at the pages, in place where that is safe. */
+static int look(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint32_t n,
+		struct reclaim_buffer *b)
+{
+	char *at = b->copy;
+	int rc;
+
+	if (e->cfg.via == 0)
+		rc = view_map(&b->view, g->memfd, lo, n, 0, &at);
+	else
+		rc = read_pages(g, lo, n, b->copy);
+	b->pages_at = at;
+	return rc;
+}
+
+/* Step 3, second half. A tier that takes a part of the pages is no error yet: the
+ * rest is given up. */
 static int store(struct guest *g, uint64_t lo, uint32_t n, struct tier *tier,
 		 struct reclaim_buffer *b)
 {
 	size_t want = 0, i;
 	int rc;
 
-	b->stored = 0;
-	rc = read_pages(g, lo, n, b->copy);
-	if (rc)
-		return rc;
 	for (i = 0; i < n; i++) {
-		const char *page = b->copy + i * UVMM_PAGE_SIZE;
+		const char *page = b->pages_at + i * UVMM_PAGE_SIZE;
 
 		if (!b->mine[i])
 			continue;
 		b->zero[i] = uvmm_is_zero(page, UVMM_PAGE_SIZE);
 		if (b->zero[i])
 			continue;
+		b->sum[i] = uvmm_checksum(page, load_seed(g, lo + i));
 		b->index[want] = (uint32_t)i;
 		b->pages[want] = page;
-		b->seeds[want++] = load_seed(g, lo + i);
+		b->sums[want++] = b->sum[i];
 	}
 	if (!want)
 		return 0;
-	rc = tier_store(tier, b->pages, b->seeds, want, b->handles);
+	rc = tier_store(tier, b->pages, b->sums, want, b->handles);
 	b->stored = rc > 0 ? (size_t)rc : 0;
 	for (i = b->stored; i < want; i++)
 		give_up(g, lo, b->index[i], b);
 	return rc < 0 ? rc : b->stored < want ? -ENOSPC : 0;
 }
 
-/* Steps 4 and 5: pages that hold still what was copied become PUNCHING. */
-static void verify_and_commit(struct guest *g, uint64_t lo, uint32_t n,
-			      struct reclaim_buffer *b)
+/* Page i holds what was stored, by its checksum. */
+static bool is_unchanged(const struct guest *g, uint64_t lo, uint32_t i,
+			 const struct reclaim_buffer *b)
 {
-	uint32_t i, at, len;
+	const char *page = b->pages_at + i * UVMM_PAGE_SIZE;
 
-	for (at = 0; at < n; at += len) {
-		bool readable;
+	return b->zero[i] ? uvmm_is_zero(page, UVMM_PAGE_SIZE) :
+			    uvmm_checksum(page, load_seed(g, lo + i)) == b->sum[i];
+}
 
-		len = n - at < VERIFY ? n - at : VERIFY;
-		readable = !read_pages(g, lo + at, len, b->again);
-		for (i = at; i < at + len; i++) {
-			pmap_entry e = pmap_make(PAGE_EVICTING, 0);
+/* Steps 4 and 5: pages that hold still what was stored become PUNCHING. */
+static void verify_and_commit(struct uvmm_engine *e, struct guest *g, uint64_t lo,
+			      uint32_t n, struct reclaim_buffer *b)
+{
+	bool readable = e->cfg.via == 0 || !read_pages(g, lo, n, b->copy);
+	uint32_t i;
 
-			if (!b->mine[i])
-				continue;
-			if (readable &&
-			    !memcmp(b->copy + i * UVMM_PAGE_SIZE,
-				    b->again + (i - at) * UVMM_PAGE_SIZE, UVMM_PAGE_SIZE) &&
-			    pmap_move(&g->pmap, lo + i, &e, pmap_make(PAGE_PUNCHING, 0)))
-				continue;
+	for (i = 0; i < n; i++) {
+		pmap_entry entry = pmap_make(PAGE_EVICTING, 0);
+
+		if (!b->mine[i])
+			continue;
+		if (!readable || !is_unchanged(g, lo, i, b) ||
+		    !pmap_move(&g->pmap, lo + i, &entry, pmap_make(PAGE_PUNCHING, 0)))
 			give_up(g, lo, i, b);
-		}
 	}
 }
 
@@ -177,28 +195,46 @@ static int punch_range(const struct guest *g, uint64_t lo, uint64_t n)
 		-errno : 0;
 }
 
-/* The pages [i, to) of the batch that are in the file still, with zeros: their
- * copy goes back, and they stay. */
-static void put_back(struct guest *g, uint64_t lo, uint32_t i, uint32_t to,
-		     struct reclaim_buffer *b)
+/* The stored page i of the batch, whose content in the file is lost, comes back
+ * from its tier. */
+static void bring_back(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint32_t i,
+		       struct tier *tier, struct reclaim_buffer *b)
+{
+	uint64_t seed = load_seed(g, lo + i);
+	int bad = -EIO;
+	ssize_t n = 0;
+	size_t s;
+
+	for (s = 0; s < b->stored && b->index[s] != i; s++)
+		;
+	if (s < b->stored)
+		tier_load(tier, &b->handles[s], &seed, 1, b->copy, &bad);
+	if (!bad)
+		n = pwrite(g->memfd, b->copy, UVMM_PAGE_SIZE,
+			   (off_t)((lo + i) << UVMM_PAGE_SHIFT));
+	if (n != UVMM_PAGE_SIZE)
+		load_damage(e, g, lo + i, s < b->stored ? b->handles[s] : 0, bad ? bad : -EIO);
+}
+
+/* The pages [i, to) of the batch that are in the file still, with zeros, stay. */
+static void put_back(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint32_t i,
+		     uint32_t to, struct tier *tier, struct reclaim_buffer *b)
 {
 	for (; i < to; i++) {
-		ssize_t n;
-
 		if (machine_seek_data(g->memfd, lo + i) != lo + i)
 			continue;
-		do
-			n = pwrite(g->memfd, b->copy + i * UVMM_PAGE_SIZE, UVMM_PAGE_SIZE,
-				   (off_t)((lo + i) << UVMM_PAGE_SHIFT));
-		while (n < 0 && errno == EINTR);
+		if (!b->zero[i])
+			bring_back(e, g, lo, i, tier, b);
+		b->mine[i] = false;
+		if (pmap_state(pmap_get(&g->pmap, lo + i)) == PAGE_DAMAGED)
+			continue;
 		pmap_set(&g->pmap, lo + i, pmap_make(PAGE_PRESENT, 0));
 		pmap_chunk_sub(&g->pmap, lo, 1);
-		b->mine[i] = false;
 	}
 }
 
-static void punch_run(struct guest *g, uint64_t lo, uint32_t i, uint32_t to,
-		      struct reclaim_buffer *b)
+static void punch_run(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint32_t i,
+		      uint32_t to, struct tier *tier, struct reclaim_buffer *b)
 {
 	int tries;
 
@@ -208,11 +244,12 @@ static void punch_run(struct guest *g, uint64_t lo, uint32_t i, uint32_t to,
 			return;
 		clock_sleep_ns(PUNCH_SLEEP_NS);
 	}
-	put_back(g, lo, i, to, b);
+	put_back(e, g, lo, i, to, tier, b);
 }
 
 /* Step 6, first half. */
-static void punch(struct guest *g, uint64_t lo, uint32_t n, struct reclaim_buffer *b)
+static void punch(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint32_t n,
+		  struct tier *tier, struct reclaim_buffer *b)
 {
 	uint32_t i = 0, to;
 
@@ -220,7 +257,7 @@ static void punch(struct guest *g, uint64_t lo, uint32_t n, struct reclaim_buffe
 		for (to = i; to < n && b->mine[to]; to++)
 			;
 		if (to > i)
-			punch_run(g, lo, i, to, b);
+			punch_run(e, g, lo, i, to, tier, b);
 		i = to + 1;
 	}
 }
@@ -257,9 +294,26 @@ static uint32_t settle(struct guest *g, uint64_t lo, uint32_t n, struct tier *ti
 	return taken + *zero;
 }
 
+/* Steps 4 to 6 with the chunk shielded. */
+static void commit_and_punch(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint32_t n,
+			     struct tier *tier, struct reclaim_buffer *b)
+{
+	uint64_t chunk = lo / UVMM_CHUNK_PAGES;
+
+	if (guest_shield_chunk(g, chunk)) {
+		give_all_up(g, lo, n, b);
+		return;
+	}
+	verify_and_commit(e, g, lo, n, b);
+	if (e->cfg.via == 0)
+		view_unmap(&b->view);
+	punch(e, g, lo, n, tier, b);
+	guest_unshield_chunk(g, chunk);
+}
+
 /* Takes what it can of [lo, lo + n), n <= BATCH, within a chunk that is ours. */
-static int batch(struct guest *g, uint64_t lo, uint32_t n, struct tier *tier,
-		 struct reclaim_buffer *b, struct uvmm_job_result *res)
+static int batch(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint32_t n,
+		 struct tier *tier, struct reclaim_buffer *b, struct uvmm_job_result *res)
 {
 	uint64_t addr = guest_addr(g, lo), len = (uint64_t)n << UVMM_PAGE_SHIFT;
 	uint32_t mine, zero;
@@ -275,16 +329,13 @@ static int batch(struct guest *g, uint64_t lo, uint32_t n, struct tier *tier,
 	if (!rc && uffd_protect(g->uffd, addr, len))
 		rc = -EAGAIN;
 	if (!rc)
+		rc = look(e, g, lo, n, b);
+	if (!rc)
 		rc = store(g, lo, n, tier, b);
-	if (rc && rc != -ENOSPC)
+	if (!rc || rc == -ENOSPC)
+		commit_and_punch(e, g, lo, n, tier, b);
+	else
 		give_all_up(g, lo, n, b);
-	if (!guest_shield_chunk(g, lo / UVMM_CHUNK_PAGES)) {
-		verify_and_commit(g, lo, n, b);
-		punch(g, lo, n, b);
-		guest_unshield_chunk(g, lo / UVMM_CHUNK_PAGES);
-	} else {
-		give_all_up(g, lo, n, b);
-	}
 	res->pages += settle(g, lo, n, tier, b, &zero);
 	res->zero_pages += zero;
 	uffd_unprotect(g->uffd, addr, len);
@@ -292,8 +343,8 @@ static int batch(struct guest *g, uint64_t lo, uint32_t n, struct tier *tier,
 	return rc;
 }
 
-static int reclaim_chunk(struct guest *g, uint64_t chunk, uint64_t want,
-			 struct tier *tier, struct reclaim_buffer *b,
+static int reclaim_chunk(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
+			 uint64_t want, struct tier *tier, struct reclaim_buffer *b,
 			 struct uvmm_job_result *res)
 {
 	uint64_t lo = chunk * UVMM_CHUNK_PAGES, end = lo + UVMM_CHUNK_PAGES, hi;
@@ -308,7 +359,7 @@ static int reclaim_chunk(struct guest *g, uint64_t chunk, uint64_t want,
 
 			if (n > goal - res->pages)
 				n = goal - res->pages;
-			rc = batch(g, lo, (uint32_t)n, tier, b, res);
+			rc = batch(e, g, lo, (uint32_t)n, tier, b, res);
 			lo += n;
 		}
 	}
@@ -337,7 +388,7 @@ static bool next_chunk(struct guest *g, uint64_t *left, uint64_t *chunk)
 	return false;
 }
 
-int reclaim_guest(struct guest *g, uint64_t want, struct tier *tier,
+int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want, struct tier *tier,
 		  struct reclaim_buffer *b, struct uvmm_job_result *res)
 {
 	uint64_t goal = res->pages + want, left = g->pmap.chunks, chunk;
@@ -345,6 +396,6 @@ int reclaim_guest(struct guest *g, uint64_t want, struct tier *tier,
 
 	while (!rc && res->pages < goal && atomic_load(&g->attached) &&
 	       next_chunk(g, &left, &chunk))
-		rc = reclaim_chunk(g, chunk, goal - res->pages, tier, b, res);
+		rc = reclaim_chunk(e, g, chunk, goal - res->pages, tier, b, res);
 	return rc;
 }

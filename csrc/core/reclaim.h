@@ -6,9 +6,10 @@
  *   A batch of pages of one chunk, whose busy bit the reclaimer holds:
  *     1  PRESENT -> EVICTING; count them absent, arm the chunk
  *     2  write-protect: from here a writer faults, and wins
- *     3  copy out; zero pages need no store, the others go to the tier
- *     4  compare with the file once more: direct I/O that had pinned a page
- *        before 2 writes without a fault
+ *     3  look at the pages in place (view.h): zero pages need no store, the
+ *        others go to the tier with their checksum
+ *     4  take the checksum once more: direct I/O that had pinned a page before 2
+ *        writes without a fault
  *     5  EVICTING -> PUNCHING, the commit; lost if a writer came
  *     6  shield the chunk, punch the holes; PUNCHING -> STORED, or PRESENT for a
  *        zero page
@@ -16,7 +17,7 @@
  *   The shield is there because a part of a large page cannot be punched while
  *   somebody else uses another part of it: the kernel then puts zeros there, says
  *   nothing, and would let the guest see them. So that a hole is looked for
- *   after punching; if there is none for long, the copy goes back.
+ *   after punching; if there is none for long, the page comes back from its tier.
  *   The busy bit is held through 7, so that no other reclaimer protects a page
  *   which 7 would then lay open.
  *
@@ -55,8 +56,8 @@ void reclaim_buffer_free(struct reclaim_buffer *b);
 /* Takes up to `want` pages of g, which the caller has entered, in one round of
  * its clock; res->pages and zero_pages are added to.
  *   -ENOSPC  the tier is full    -EIO  it failed    -ENOMEM  cannot arm */
-int reclaim_guest(struct guest *g, uint64_t want, struct tier *tier,
-		  struct reclaim_buffer *b,
+int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want,
+		  struct tier *tier, struct reclaim_buffer *b,
 		  struct uvmm_job_result *res);
 
 #endif /* RECLAIM_H */

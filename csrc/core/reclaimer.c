@@ -64,7 +64,7 @@ static void *reclaimer_main(void *arg)
 		struct guest *g = victim(e, barren);
 
 		if (g) {
-			reclaim_guest(g, (uint64_t)wanted < ROUND_PAGES ?
+			reclaim_guest(e, g, (uint64_t)wanted < ROUND_PAGES ?
 				      (uint64_t)wanted : ROUND_PAGES,
 				      e->tier[UVMM_TIER_SWAP], r->buffer, &res);
 			guest_leave(g);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * tier - where a page that is not resident lives. One interface for all kinds;
- * a page is named there by a handle of 52 bits, and carries a checksum made with
- * a seed that says whose page it is, so that a page read from a wrong place
- * fails as a corrupt one does.
+ * a page is named there by a handle of 52 bits, and carries a checksum
+ * (uvmm_checksum) made with a seed that says whose page it is, so that a page
+ * read from a wrong place fails as a corrupt one does.
  *
  *   Units    pages; handles are the tier's own numbers.
  *   Errors   0 or a negative errno.
@@ -22,11 +22,12 @@ struct tier;
 
 struct tier_ops {
 	const char *name;
-	/* Stores n pages, in order; handles[i] for each that was. Returns how
-	 * many were, which is less than n when the tier became full:
+	/* Stores n pages with their checksums, in order; handles[i] for each that
+	 * was. Returns how many were, which is less than n when the tier became
+	 * full:
 	 *   -ENOSPC  not one fits    -EIO  writing failed, nothing is kept */
-	int (*store)(struct tier *t, const void *const *pages,
-		     const uint64_t *seeds, size_t n, uint64_t *handles);
+	int (*store)(struct tier *t, const void *const *pages, const uint32_t *sums,
+		     size_t n, uint64_t *handles);
 	/* Reads n pages to dst, one after the other; bad[i] is 0, -EBADMSG if the
 	 * checksum fails, -EIO if it can't be read. The copies are kept. */
 	void (*load)(struct tier *t, const uint64_t *handles,
@@ -42,9 +43,9 @@ struct tier {
 };
 
 static inline int tier_store(struct tier *t, const void *const *pages,
-			     const uint64_t *seeds, size_t n, uint64_t *handles)
+			     const uint32_t *sums, size_t n, uint64_t *handles)
 {
-	return t->ops->store(t, pages, seeds, n, handles);
+	return t->ops->store(t, pages, sums, n, handles);
 }
 
 static inline void tier_load(struct tier *t, const uint64_t *handles,

@@ -155,8 +155,8 @@ static int write_run(struct swap *s, const void *const *pages, size_t n, uint64_
 	return 0;
 }
 
-static int swap_store(struct tier *t, const void *const *pages,
-		      const uint64_t *seeds, size_t n, uint64_t *handles)
+static int swap_store(struct tier *t, const void *const *pages, const uint32_t *sums,
+		      size_t n, uint64_t *handles)
 {
 	struct swap *s = of(t);
 	size_t done = 0, i;
@@ -168,7 +168,7 @@ static int swap_store(struct tier *t, const void *const *pages,
 			break;
 		for (i = 0; i < len; i++) {
 			handles[done + i] = slot + i;
-			s->sums[slot + i] = uvmm_checksum(pages[done + i], seeds[done + i]);
+			s->sums[slot + i] = sums[done + i];
 		}
 		if (write_run(s, pages + done, len, slot)) {
 			swap_drop(t, handles, done + len);
