@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import threading
 import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from guestlib.errors import GuestError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
+
+    from _typeshed import WriteableBuffer
 
     PressureCallback = Callable[["Pressure", int], int | None]
 
@@ -67,7 +71,7 @@ class Block:
             raise GuestError(errno.EINVAL, f"a block has at least 1 byte, got {size_bytes}")
         self._address = low_level.allocate(guest, size_bytes)
         self._size = size_bytes
-        self._open()
+        self._open(low_level.buffer(self._address, size_bytes))
 
     @property
     def address(self) -> int:
@@ -84,13 +88,14 @@ class Block:
         Give the pages back; a second call does nothing.
 
         Raises:
-            BufferError: If something (a numpy array) still uses `memory`.
+            BufferError: If something (a numpy array) still uses `memory`; nothing
+                was freed then.
         """
         if not self._address:
             return
         self.memory.release()
-        if self._buffer() is not None:
-            self._open()
+        if (buffer := self._buffer()) is not None:
+            self._open(buffer)
             raise BufferError("something still uses the memory of this block")
         low_level.free(self._guest, self._address, self._size)
         self._address = 0
@@ -104,26 +109,42 @@ class Block:
         """
         low_level.discard(self._guest, *self._pages())
 
-    @contextmanager
-    def pinned(self) -> Iterator[None]:
+    def pin(self) -> None:
         """
-        Keep the block resident for a while: for buffers that a device uses.
+        Keep the block resident until as many `unpin`: for buffers that a device uses.
 
         Raises:
             OutOfMemoryError: If machine memory cannot hold more pinned pages.
             GuestError: If a page is lost or pinned too often, or the daemon gone.
         """
-        where = self._pages()
-        low_level.pin(self._guest, *where)
+        low_level.pin(self._guest, *self._pages())
+
+    def unpin(self) -> None:
+        """
+        Undo one `pin`; before the block is freed.
+
+        Raises:
+            GuestError: If the block is not pinned, or freed, or the daemon gone.
+        """
+        low_level.unpin(self._guest, *self._pages())
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """
+        Keep the block resident for the time of a `with` block.
+
+        Raises:
+            GuestError: As `pin`.
+        """
+        self.pin()
         try:
             yield
         finally:
-            low_level.unpin(self._guest, *where)
+            self.unpin()
 
-    def _open(self) -> None:
+    def _open(self, buffer: WriteableBuffer) -> None:
         # A memoryview does not count what was made from it: the buffer below it
         # lives for as long as anything is.
-        buffer = low_level.buffer(self._address, self._size)
         self._buffer = weakref.ref(buffer)
         self.memory = memoryview(buffer).cast("B")
 
@@ -157,6 +178,8 @@ class Guest:
         self.memory = memoryview(
             low_level.buffer(low_level.base(self._guest), self.size_bytes)
         ).cast("B")
+        # An interpreter that ends cannot be called any more.
+        atexit.register(self._forget_callbacks)
 
     @property
     def name(self) -> str:
@@ -219,6 +242,10 @@ class Guest:
             raise GuestError(errno.ENOENT, "no such pressure callback")
         low_level.off_pressure(self._guest, handle)
 
+    def _forget_callbacks(self) -> None:
+        for callback in list(self._callbacks):
+            self.off_pressure(callback)
+
     def statistics(self) -> Statistics:
         """
         Ask the daemon for this guest's figures.
@@ -230,6 +257,7 @@ class Guest:
 
 
 _guests: list[Guest] = []
+_attaching = threading.Lock()
 
 
 def attach() -> Guest:
@@ -240,6 +268,7 @@ def attach() -> Guest:
         NotAGuestError: If it was not started by `uvmm run`.
         GuestError: If the daemon is gone, refuses, or the kernel does.
     """
-    if not _guests:
-        _guests.append(Guest())
-    return _guests[0]
+    with _attaching:
+        if not _guests:
+            _guests.append(Guest())
+        return _guests[0]

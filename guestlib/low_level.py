@@ -73,6 +73,8 @@ def buffer(address: int, size: int) -> WriteableBuffer:
 
 def allocate(guest: Any, size: int) -> int:
     """Take a run of pages for *size* bytes; its address."""
+    if size > sys.maxsize:
+        raise OutOfMemoryError(errno.ENOMEM, f"no free run of {size} bytes")
     out = ffi.new("void **")
     _check(lib.uvmm_alloc(guest, size, out))
     return int(ffi.cast("uintptr_t", out[0]))
@@ -130,12 +132,8 @@ def _at(address: int) -> Any:
     return ffi.cast("void *", address)
 
 
-def _report(kind: type[BaseException], error: BaseException, trace: Any) -> int:
-    sys.excepthook(kind, error, trace)
-    return 0
-
-
-@ffi.def_extern(error=0, onerror=_report)  # type: ignore[untyped-decorator, unused-ignore]
+# What a callback raises goes to sys.unraisablehook, and counts as no page.
+@ffi.def_extern(error=0)  # type: ignore[untyped-decorator, unused-ignore]
 def guestlib_on_pressure(arg: Any, level: int, wanted_pages: int) -> int:
     """Call the Python function behind *arg*, on the library's agent thread."""
     return max(0, int(ffi.from_handle(arg)(level, wanted_pages) or 0))
