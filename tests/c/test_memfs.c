@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -190,6 +191,7 @@ static void test_mapping(void)
 	CHECK(fd >= 0);
 	CHECK(pread(fd, &byte, 1, 0) < 0 && errno == EOPNOTSUPP);
 	CHECK(pwrite(fd, &byte, 1, SIZE_BYTES) < 0 && errno == EOPNOTSUPP);
+	CHECK(sendfile(backing_fd(ino), fd, NULL, 1) < 0 && errno == EOPNOTSUPP);
 	CHECK(ftruncate(fd, 2 * SIZE_BYTES) < 0 && errno == EPERM);
 	CHECK(fchmod(fd, 0666) < 0 && errno == EPERM);
 	CHECK(fsync(fd) == 0);
@@ -295,34 +297,30 @@ static void test_tree(void)
 	memfs_stop(m);
 }
 
+static size_t entries(const char *dir)
+{
+	DIR *d = opendir(dir);
+	size_t n = 0;
+
+	CHECK(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
 static void test_many(void)
 {
 	struct memfs *m = start();
 	char name[MEMFS_NAME_BYTES];
-	size_t before = guests.n, seen = 0;
-	struct dirent *d;
 	struct stat st;
 
 	for (unsigned int i = 0; i < 500; i++) {
 		snprintf(name, sizeof(name), "many-%0*u", 1 + (int)i % 50, i);
 		add_guest(name, 4096ull * i, 0, getpid());
+		CHECK(stat(path_of(name), &st) == 0 && st.st_size == 4096 * (off_t)i);
 	}
-
-	DIR *dir = opendir(mnt);
-
-	CHECK(dir);
-	while ((d = readdir(dir))) {
-		unsigned int i;
-
-		if (sscanf(d->d_name, "many-%u", &i) != 1)
-			continue;
-		CHECK(i == seen && d->d_ino == before + i + 2 && d->d_type == DT_REG);
-		CHECK(stat(path_of(d->d_name), &st) == 0);
-		CHECK(st.st_size == 4096 * (off_t)i && st.st_ino == d->d_ino);
-		seen++;
-	}
-	CHECK(seen == 500);
-	closedir(dir);
+	CHECK(entries(mnt) == guests.n + 2);
 	memfs_stop(m);
 }
 
@@ -395,26 +393,30 @@ static void *punch_something(void *arg)
 	return NULL;
 }
 
+static int set_punch_slowly(int slowly)
+{
+	pthread_mutex_lock(&guests.lock);
+	guests.punch_slowly = slowly;
+	int punching = guests.punching;
+	pthread_mutex_unlock(&guests.lock);
+	return punching;
+}
+
 /* Stopping does not leave those behind who wait for an answer. */
 static void test_stop_while_asked(void)
 {
 	struct memfs *m = start();
 	char name[] = "asked";
 	pthread_t t;
-	int punching = 0;
 
 	add_guest(name, SIZE_BYTES, 0, getpid());
-	guests.punch_slowly = 1;
+	set_punch_slowly(1);
 	CHECK(pthread_create(&t, NULL, punch_something, name) == 0);
-	while (!punching) {
+	while (!set_punch_slowly(1))
 		usleep(1000);
-		pthread_mutex_lock(&guests.lock);
-		punching = guests.punching;
-		pthread_mutex_unlock(&guests.lock);
-	}
 	memfs_stop(m);
 	pthread_join(t, NULL);
-	guests.punch_slowly = 0;
+	set_punch_slowly(0);
 }
 
 /* As an administrator may do. */
@@ -447,6 +449,8 @@ static void test_start_errors(void)
 
 static int run_tests(void)
 {
+	size_t fds = entries("/proc/self/fd"), threads = entries("/proc/self/task");
+
 	test_mapping();
 	test_punch();
 	test_threads();
@@ -458,6 +462,8 @@ static int run_tests(void)
 	test_stop_while_asked();
 	test_unmounted_by_others();
 	test_start_errors();
+	CHECK(entries("/proc/self/fd") == fds + guests.n);
+	CHECK(entries("/proc/self/task") == threads);
 	return 0;
 }
 
