@@ -5,8 +5,8 @@
  *   pages_guest THREADS SEED
  *
  *   Threads of it do what programs do with memory, all at once and partly to the
- *   same pages, and know at any time what each byte has to be. Every tick it
- *   prints "PROGRESS written verified", in pages. Once its stdin ends it verifies
+ *   same pages, and know at any time what each byte has to be. It prints "START
+ *   pid", then every tick "PROGRESS written verified", in pages. Once its stdin ends it verifies
  *   all pages, prints "DONE written verified" and exits 0. The first thing wrong
  *   is one line and a status of its own, see pages_fail.h.
  */
@@ -84,6 +84,7 @@ int main(int argc, char **argv)
 			return STATUS_CALL;
 		}
 	}
+	printf("START %d\n", (int)getpid());
 	wait_for_end();
 	atomic_store(&stop, true);
 	for (i = 0; i < count; i++)
