@@ -355,6 +355,10 @@ static int restore(struct uvmm_engine *e, struct guest *g, struct load_buffer *b
 			continue;
 		if (!atomic_load(&g->attached))
 			return -ENOTCONN;
+		loaded = load_chunk(e, g, ppn / UVMM_CHUNK_PAGES, b);
+		res->pages += loaded;
+		if (loaded)
+			continue;
 		rc = load_pages(e, g, ppn, ppn + UVMM_CHUNK_PAGES, UINT64_MAX, b, &loaded);
 		res->pages += loaded;
 		if (rc == -EIO)

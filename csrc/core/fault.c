@@ -16,6 +16,7 @@
 
 #define MESSAGES 16
 #define SLICE_NS NS_PER_MS
+#define MINOR_WINDOW 64u        /* pages */
 #define EVENTS 16
 
 void fault_poison(struct guest *g, uint64_t ppn)
@@ -70,6 +71,9 @@ static void let_through(struct guest *g, uint64_t ppn, const struct uffd_message
 		uffd_continue(g->uffd, m->addr, UVMM_PAGE_SIZE);
 	pmap_set(&g->pmap, ppn, pmap_with_state(held, PAGE_PRESENT));
 	guest_wake(g, ppn, 1);
+	/* Its neighbours were unmapped with it, when a large page was broken. */
+	if (m->fault == UFFD_FAULT_MINOR)
+		load_mappings(g, ppn + 1, (ppn | (MINOR_WINDOW - 1)) + 1);
 }
 
 static void refuse(struct uvmm_engine *e, struct guest *g, uint64_t ppn)
@@ -100,21 +104,39 @@ static void no_memory(struct uvmm_engine *e, struct guest *g, uint64_t ppn,
 	pressure_wait(e, g, growth);
 }
 
+/* The page, and in a stream its window; of a whole chunk that cannot come as one,
+ * first the half in which somebody waits. */
+static int load(struct fault_thread *t, struct guest *g, uint64_t ppn, uint64_t lo,
+		uint64_t hi)
+{
+	uint64_t half = UVMM_CHUNK_PAGES / 2, near, loaded;
+	int rc;
+
+	if (hi - lo < UVMM_CHUNK_PAGES)
+		return load_pages(t->engine, g, lo, hi, ppn, t->buffer, &loaded);
+	if (load_chunk(t->engine, g, lo / UVMM_CHUNK_PAGES, t->buffer))
+		return 0;
+	near = ppn - ppn % half;
+	rc = load_pages(t->engine, g, near, near + half, ppn, t->buffer, &loaded);
+	if (!rc)
+		load_pages(t->engine, g, near == lo ? lo + half : lo, near == lo ? hi : near,
+			   UINT64_MAX, t->buffer, &loaded);
+	return rc;
+}
+
 static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 		    const struct uffd_message *m, uint64_t now_ns)
 {
 	struct uvmm_engine *e = t->engine;
 	enum page_state s = pmap_state(pmap_get(&g->pmap, ppn));
-	uint64_t lo, hi, loaded;
+	uint64_t lo, hi;
 	int rc;
 
 	switch (s) {
 	case PAGE_STORED:
 	case PAGE_PRESENT:
 		load_window(g, ppn, &lo, &hi);
-		rc = s == PAGE_STORED ?
-			load_pages(e, g, lo, hi, ppn, t->buffer, &loaded) :
-			load_zeros(e, g, ppn, hi);
+		rc = s == PAGE_STORED ? load(t, g, ppn, lo, hi) : load_zeros(e, g, ppn, hi);
 		if (rc == -ENOMEM)
 			no_memory(e, g, ppn, m, s == PAGE_PRESENT, now_ns);
 		else if (!rc && pmap_state(pmap_get(&g->pmap, ppn)) == PAGE_LOADING)

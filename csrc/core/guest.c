@@ -164,7 +164,7 @@ static void close_files(struct guest *g, const struct machine *m)
 	pmap_fini(&g->pmap);
 	snprintf(name, sizeof(name), "%llu.pmap", (unsigned long long)g->id);
 	machine_remove(m, name);
-	free(g->armed);
+	free((void *)g->armed);
 	g->armed = NULL;
 }
 
@@ -284,9 +284,12 @@ void guest_destroy(struct registry *r, const struct machine *m, struct guest *g)
 
 int guest_attach(struct guest *g, int uffd, uint64_t base)
 {
+	uint64_t c;
+
 	if (uffd_register(uffd, base, g->max_pages << UVMM_PAGE_SHIFT, 0))
 		return -EINVAL;
-	memset(g->armed, 0, g->pmap.chunks);
+	for (c = 0; c < g->pmap.chunks; c++)
+		atomic_store(&g->armed[c], CHUNK_OPEN);
 	g->uffd = uffd;
 	g->base = base;
 	atomic_store(&g->state, GUEST_ATTACHED);

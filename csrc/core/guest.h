@@ -63,8 +63,8 @@ struct guest {
 	_Atomic bool attached;          /* may be entered */
 	_Atomic int inside;             /* how many have */
 
-	pthread_mutex_t arm_lock;       /* guards below */
-	uint8_t *armed;                 /* [chunks] enum guest_arms */
+	pthread_mutex_t arm_lock;       /* guards changes of: */
+	_Atomic uint8_t *armed;                 /* [chunks] enum guest_arms */
 
 	pthread_mutex_t wait_lock;      /* guards waiters */
 	struct guest_waiter waiters[GUEST_WAITERS_MAX];
@@ -133,23 +133,27 @@ static inline uint64_t guest_addr(const struct guest *g, uint64_t ppn)
 	return g->base + (ppn << UVMM_PAGE_SHIFT);
 }
 
-/* --- arming: which chunks are registered for MISSING faults -----------------
+/* --- arming: what is watched in a chunk --------------------------------------
  *
- *   OPEN      the kernel serves everything: first touch is native
- *   ARMED     an access to a hole faults; where a chunk has absent pages, or
- *             memory is tight
- *   SHIELDED  an access to a page that is not mapped faults also if it is in the
- *             file: while a part of the chunk is being punched (reclaim.h)
+ *   OPEN      writes to protected pages alone: first touch is native
+ *   ARMED     also accesses to holes: memory is tight, growth has to ask
+ *   SHIELDED  also accesses to pages that are in the file, but not mapped: the
+ *             chunk has, or lately had, absent pages. An access is then native
+ *             only to a page that is mapped, so that whoever unmaps one (punching
+ *             a hole does it) may change what lies below unseen.
+ *
+ *   In that order, and back to OPEN, only by who holds the chunk's busy bit while
+ *   it has no absent page.
  */
 
-/* Makes sure that an access to a hole in the chunk faults.  -ENOMEM, -ESRCH */
+/* -ENOMEM, -ESRCH */
 int guest_arm_chunk(struct guest *g, uint64_t chunk);
-int guest_arm_all(struct guest *g);
-/* From ARMED to SHIELDED and back; for the chunk's reclaimer. */
 int guest_shield_chunk(struct guest *g, uint64_t chunk);
-void guest_unshield_chunk(struct guest *g, uint64_t chunk);
-/* Disarms every chunk without absent pages. */
-void guest_disarm_idle(struct guest *g);
+/* Arms all that is open. */
+int guest_arm_all(struct guest *g);
+void guest_open_chunk(struct guest *g, uint64_t chunk);
+/* Opens every chunk without absent pages that nobody holds. */
+void guest_open_idle(struct guest *g);
 
 /* --- stalls: thread time spent waiting -------------------------------------- */
 

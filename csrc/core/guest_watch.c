@@ -21,7 +21,8 @@ static int register_chunks(struct guest *g, uint64_t chunk, uint64_t n,
 	res = uffd_register(g->uffd, guest_addr(g, chunk * UVMM_CHUNK_PAGES),
 			    n * UVMM_CHUNK_SIZE, catch[arms]);
 	if (res == UFFD_OK) {
-		memset(g->armed + chunk, (int)arms, n);
+		for (; n; n--)
+			atomic_store(&g->armed[chunk++], (uint8_t)arms);
 		return 0;
 	}
 	return res == UFFD_FULL ? -ENOMEM : -ESRCH;
@@ -40,70 +41,77 @@ int guest_arm_chunk(struct guest *g, uint64_t chunk)
 
 int guest_shield_chunk(struct guest *g, uint64_t chunk)
 {
-	int rc;
+	int rc = 0;
 
 	lock(&g->arm_lock);
-	rc = register_chunks(g, chunk, 1, CHUNK_SHIELDED);
+	if (g->armed[chunk] != CHUNK_SHIELDED)
+		rc = register_chunks(g, chunk, 1, CHUNK_SHIELDED);
 	unlock(&g->arm_lock);
 	return rc;
 }
 
-void guest_unshield_chunk(struct guest *g, uint64_t chunk)
-{
-	lock(&g->arm_lock);
-	register_chunks(g, chunk, 1, CHUNK_ARMED);
-	unlock(&g->arm_lock);
-}
-
-/* Takes all chunks for which want() says so to `arms`, run by run. */
-static int register_where(struct guest *g, bool (*want)(const struct guest *g, uint64_t c),
-			  enum guest_arms arms)
+int guest_arm_all(struct guest *g)
 {
 	uint64_t c, from = 0, run = 0;
 	int rc = 0;
 
+	lock(&g->arm_lock);
 	for (c = 0; c <= g->pmap.chunks; c++) {
-		if (c < g->pmap.chunks && want(g, c)) {
+		if (c < g->pmap.chunks && g->armed[c] == CHUNK_OPEN) {
 			if (!run++)
 				from = c;
 		} else if (run) {
-			int failed = register_chunks(g, from, run, arms);
+			int failed = register_chunks(g, from, run, CHUNK_ARMED);
 
 			rc = rc ? rc : failed;
 			run = 0;
 		}
 	}
-	return rc;
-}
-
-static bool is_open(const struct guest *g, uint64_t chunk)
-{
-	return g->armed[chunk] == CHUNK_OPEN;
-}
-
-static bool is_armed_in_vain(const struct guest *g, uint64_t chunk)
-{
-	return g->armed[chunk] == CHUNK_ARMED && !pmap_chunk_absent(&g->pmap, chunk);
-}
-
-int guest_arm_all(struct guest *g)
-{
-	int rc;
-
-	lock(&g->arm_lock);
-	rc = register_where(g, is_open, CHUNK_ARMED);
 	unlock(&g->arm_lock);
 	return rc;
 }
 
-void guest_disarm_idle(struct guest *g)
+/* What a range is registered for can only be added to, so that it is unregistered
+ * first; while it is not, everything in it is native, as it will be. */
+static void open_chunks(struct guest *g, uint64_t chunk, uint64_t n)
 {
-	/* A reclaimer counts its pages as absent before it arms the chunk, so
-	 * under the lock a chunk without absent pages is not about to get any
-	 * without asking for arming again. */
 	lock(&g->arm_lock);
-	register_where(g, is_armed_in_vain, CHUNK_OPEN);
+	uffd_unregister(g->uffd, guest_addr(g, chunk * UVMM_CHUNK_PAGES),
+			n * UVMM_CHUNK_SIZE);
+	register_chunks(g, chunk, n, CHUNK_OPEN);
 	unlock(&g->arm_lock);
+}
+
+void guest_open_chunk(struct guest *g, uint64_t chunk)
+{
+	open_chunks(g, chunk, 1);
+}
+
+/* Takes the chunk if it is armed in vain. */
+static bool claim_idle(struct guest *g, uint64_t chunk)
+{
+	if (pmap_chunk_absent(&g->pmap, chunk) || !pmap_chunk_claim(&g->pmap, chunk))
+		return false;
+	if (g->armed[chunk] != CHUNK_OPEN && !pmap_chunk_absent(&g->pmap, chunk))
+		return true;
+	pmap_chunk_release(&g->pmap, chunk);
+	return false;
+}
+
+void guest_open_idle(struct guest *g)
+{
+	uint64_t c, from = 0, run = 0;
+
+	for (c = 0; c <= g->pmap.chunks; c++) {
+		if (c < g->pmap.chunks && claim_idle(g, c)) {
+			if (!run++)
+				from = c;
+		} else if (run) {
+			open_chunks(g, from, run);
+			for (; run; run--)
+				pmap_chunk_release(&g->pmap, from++);
+		}
+	}
 }
 
 void guest_stall_begin(struct guest *g, uint32_t tid, uint64_t addr, uint64_t since_ns)

@@ -10,7 +10,7 @@
 #include "engine.h"
 #include "uffd.h"
 
-#define WINDOW_MAX 256u         /* pages */
+#define WINDOW_MAX UVMM_CHUNK_PAGES
 #define ZERO_WINDOW_MAX 64u
 #define AGAIN_TRIES 200000      /* of 5 us: a second */
 #define AGAIN_SLEEP_NS 5000
@@ -24,7 +24,9 @@ struct load_buffer *load_buffer_new(void)
 		return NULL;
 	data = mmap(NULL, TIER_BATCH_MAX * UVMM_PAGE_SIZE, PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (data == MAP_FAILED) {
+	if (data == MAP_FAILED || view_init(&b->view)) {
+		if (data != MAP_FAILED)
+			munmap(data, TIER_BATCH_MAX * UVMM_PAGE_SIZE);
 		free(b);
 		return NULL;
 	}
@@ -36,6 +38,7 @@ void load_buffer_free(struct load_buffer *b)
 {
 	if (!b)
 		return;
+	view_fini(&b->view);
 	munmap(b->data, TIER_BATCH_MAX * UVMM_PAGE_SIZE);
 	free(b);
 }
@@ -67,7 +70,7 @@ void load_window(struct guest *g, uint64_t ppn, uint64_t *lo, uint64_t *hi)
 	atomic_store_explicit(&g->stream_pages[at], size, memory_order_relaxed);
 }
 
-static bool claim(struct guest *g, uint64_t ppn, struct load_buffer *b, size_t *n)
+bool load_claim(struct guest *g, uint64_t ppn, struct load_buffer *b, size_t *n)
 {
 	pmap_entry e = pmap_get(&g->pmap, ppn);
 
@@ -82,7 +85,7 @@ static bool claim(struct guest *g, uint64_t ppn, struct load_buffer *b, size_t *
 }
 
 /* Puts claimed pages [from, to) of the buffer back to STORED. */
-static void unclaim(struct guest *g, struct load_buffer *b, size_t from, size_t to)
+void load_unclaim(struct guest *g, struct load_buffer *b, size_t from, size_t to)
 {
 	size_t i;
 
@@ -186,7 +189,7 @@ static int put_all(struct uvmm_engine *e, struct guest *g, struct load_buffer *b
 		i = in;
 	}
 	if (i < n)
-		unclaim(g, b, i, n);
+		load_unclaim(g, b, i, n);
 	return rc ? rc : damaged;
 }
 
@@ -209,20 +212,20 @@ int load_pages(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi,
 
 	*loaded = 0;
 	for (ppn = lo; ppn < hi; ppn++)
-		claim(g, ppn, b, &n);
+		load_claim(g, ppn, b, &n);
 	if (!n)
 		return 0;
 	room = room_for(e, n, waited_for);
 	if (room < n && n > 1 && waited_for) {
 		/* Only the one that is waited for: let all go, take it alone. */
-		unclaim(g, b, 0, n);
+		load_unclaim(g, b, 0, n);
 		n = 0;
-		if (!room || !claim(g, must, b, &n)) {
+		if (!room || !load_claim(g, must, b, &n)) {
 			pressure_give(&e->pressure, (int64_t)room);
 			return room ? 0 : -ENOMEM;
 		}
 	} else if (!room) {
-		unclaim(g, b, 0, n);
+		load_unclaim(g, b, 0, n);
 		return -ENOMEM;
 	}
 	tier_load(e->tier[UVMM_TIER_SWAP], b->handles, b->seeds, n, b->data, b->bad);
@@ -301,4 +304,15 @@ int load_zeros(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t hi
 	unhold_run(g, ppn, n);
 	guest_wake(g, ppn, n);
 	return rc;
+}
+
+void load_mappings(struct guest *g, uint64_t lo, uint64_t hi)
+{
+	uint64_t n = hold_run(g, lo, hi);
+
+	if (!n)
+		return;
+	uffd_continue(g->uffd, guest_addr(g, lo), n << UVMM_PAGE_SHIFT);
+	unhold_run(g, lo, n);
+	guest_wake(g, lo, n);
 }

@@ -7,8 +7,12 @@
  *   that fails its check becomes DAMAGED, and accesses get SIGBUS.
  *
  *   Read-around: a fault that goes on where one of the guest's last few windows
- *   ended (or began) quadruples the window, up to 1 MiB; any other fault takes
+ *   ended (or began) quadruples the window, up to a chunk; any other fault takes
  *   its page alone, so that random access does not pay for pages it won't use.
+ *
+ *   A chunk that is absent as a whole comes back as one: shielded (guest.h), it is
+ *   read from its tier straight into the file, as a large page where possible,
+ *   and then opened: no copy, no page-by-page mapping, one fault.
  *
  *   Threads  any number at once; each needs a buffer of its own. The caller has
  *            entered the guest.
@@ -21,6 +25,7 @@
 #include "guest.h"
 #include "pressure.h"
 #include "tier.h"
+#include "view.h"
 
 struct uvmm_engine;
 
@@ -31,6 +36,7 @@ struct load_buffer {
 	uint64_t handles[TIER_BATCH_MAX];
 	uint64_t seeds[TIER_BATCH_MAX];
 	int bad[TIER_BATCH_MAX];
+	struct view view;
 };
 
 struct load_buffer *load_buffer_new(void);     /* NULL: no memory */
@@ -42,7 +48,8 @@ static inline uint64_t load_seed(const struct guest *g, uint64_t ppn)
 	return g->id << 36 ^ ppn;
 }
 
-/* The window to load for a fault at ppn: [*lo, *hi), within its chunk's 2 MiB. */
+/* The window to load for a fault at ppn: [*lo, *hi), within its chunk; all of the
+ * chunk in a long stream. */
 void load_window(struct guest *g, uint64_t ppn, uint64_t *lo, uint64_t *hi);
 
 /* Loads the stored pages of [lo, hi), at most TIER_BATCH_MAX long. With must (a
@@ -54,6 +61,16 @@ void load_window(struct guest *g, uint64_t ppn, uint64_t *lo, uint64_t *hi);
 int load_pages(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi,
 	       uint64_t must, struct load_buffer *b, uint64_t *loaded);
 
+/* Loads a chunk that is absent as a whole; how many pages came: all or none. None
+ * if it does not qualify, memory is not plentiful, or a page of it is bad (which
+ * load_pages will tell). */
+uint64_t load_chunk(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
+		    struct load_buffer *b);
+
+/* Takes a stored page as number *n of the buffer; puts [from, to) of it back. */
+bool load_claim(struct guest *g, uint64_t ppn, struct load_buffer *b, size_t *n);
+void load_unclaim(struct guest *g, struct load_buffer *b, size_t from, size_t to);
+
 /* The page, which the caller owns, is lost: its copy at `handle` fails its checksum
  * (why -EBADMSG) or cannot be read. DAMAGED from now; everyone is told. */
 void load_damage(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t handle,
@@ -63,5 +80,9 @@ void load_damage(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t 
  * follow, up to hi. After -ENOMEM nobody was woken: see pressure_wait().
  *   -ENOMEM, -ESRCH */
 int load_zeros(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t hi);
+
+/* Maps those of [lo, hi) that are in the file and were unmapped, up to the first
+ * that is not so. */
+void load_mappings(struct guest *g, uint64_t lo, uint64_t hi);
 
 #endif /* LOAD_H */

@@ -100,7 +100,8 @@ struct pmap {
 };
 
 /* A chunk word: absent pages in the low 16 bits (those that are, or are about to
- * be, STORED, LOADING or DAMAGED), and the bit of the one who reclaims in it. */
+ * be, STORED, LOADING or DAMAGED), and the bit of the one who reclaims in it or loads
+ * it as a whole. */
 #define CHUNK_ABSENT_MASK 0xffffu
 #define CHUNK_BUSY 0x10000u
 
@@ -144,7 +145,7 @@ static inline void pmap_chunk_sub(struct pmap *p, uint64_t ppn, uint32_t pages)
 	atomic_fetch_sub(&p->chunk[ppn / UVMM_CHUNK_PAGES], pages);
 }
 
-/* Becomes the only reclaimer in a chunk; false if there is one. */
+/* Becomes the one who holds the busy bit; false if there is one. */
 static inline bool pmap_chunk_claim(struct pmap *p, uint64_t chunk)
 {
 	return !(atomic_fetch_or(&p->chunk[chunk], CHUNK_BUSY) & CHUNK_BUSY);

@@ -23,6 +23,12 @@ static int64_t clamp(int64_t v, int64_t lo, int64_t hi)
 	return v < lo ? lo : v > hi ? hi : v;
 }
 
+/* There is room for one more page, as pressure_take sees it. */
+static bool may_grow(int64_t headroom, const struct pressure *p)
+{
+	return headroom - 1 >= p->low;
+}
+
 bool pressure_take(struct pressure *p, int64_t pages, enum pressure_use use)
 {
 	int64_t floor = use == PRESSURE_AHEAD ? 2 * p->low :
@@ -70,7 +76,7 @@ void pressure_wait(struct uvmm_engine *e, struct guest *g, bool growth)
 void pressure_wake_waiting(struct uvmm_engine *e)
 {
 	struct pressure *p = &e->pressure;
-	bool room = atomic_load(&p->headroom) >= p->low;
+	bool room = may_grow(atomic_load(&p->headroom), p);
 	bool refuse = atomic_load(&p->exhausted);
 	struct guest *g;
 	size_t at = 0;
@@ -116,7 +122,7 @@ static void become_roomy(struct uvmm_engine *e)
 
 	atomic_store(&e->pressure.is_tight, false);
 	while ((g = guest_next_entered(&e->registry, &at))) {
-		guest_disarm_idle(g);
+		guest_open_idle(g);
 		guest_leave(g);
 	}
 }
@@ -159,7 +165,7 @@ static void look(struct uvmm_engine *e, int64_t left)
 		become_roomy(e);
 	if (left < atomic_load(&p->start))
 		kick_reclaimer(p);
-	if (left >= p->low)
+	if (may_grow(left, p))
 		atomic_store(&p->exhausted, false);
 	pressure_wake_waiting(e);
 	set_level(e, left < p->low ? UVMM_PRESSURE_FULL :
@@ -242,7 +248,7 @@ void pressure_reclaim_done(struct uvmm_engine *e, uint64_t taken)
 	pressure_refresh(e);
 	if (taken)
 		atomic_store(&p->exhausted, false);
-	else if (atomic_load(&p->headroom) < p->low)
+	else if (!may_grow(atomic_load(&p->headroom), p))
 		atomic_store(&p->exhausted, true);
 	pressure_wake_waiting(e);
 }

@@ -294,23 +294,6 @@ static uint32_t settle(struct guest *g, uint64_t lo, uint32_t n, struct tier *ti
 	return taken + *zero;
 }
 
-/* Steps 4 to 6 with the chunk shielded. */
-static void commit_and_punch(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint32_t n,
-			     struct tier *tier, struct reclaim_buffer *b)
-{
-	uint64_t chunk = lo / UVMM_CHUNK_PAGES;
-
-	if (guest_shield_chunk(g, chunk)) {
-		give_all_up(g, lo, n, b);
-		return;
-	}
-	verify_and_commit(e, g, lo, n, b);
-	if (e->cfg.via == 0)
-		view_unmap(&b->view);
-	punch(e, g, lo, n, tier, b);
-	guest_unshield_chunk(g, chunk);
-}
-
 /* Takes what it can of [lo, lo + n), n <= BATCH, within a chunk that is ours. */
 static int batch(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint32_t n,
 		 struct tier *tier, struct reclaim_buffer *b, struct uvmm_job_result *res)
@@ -325,17 +308,19 @@ static int batch(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint32_t n
 	pmap_chunk_add(&g->pmap, lo, mine);
 	memset(b->zero, 0, sizeof(b->zero));
 	b->stored = 0;
-	rc = guest_arm_chunk(g, lo / UVMM_CHUNK_PAGES);
+	rc = guest_shield_chunk(g, lo / UVMM_CHUNK_PAGES);
 	if (!rc && uffd_protect(g->uffd, addr, len))
 		rc = -EAGAIN;
 	if (!rc)
 		rc = look(e, g, lo, n, b);
 	if (!rc)
 		rc = store(g, lo, n, tier, b);
-	if (!rc || rc == -ENOSPC)
-		commit_and_punch(e, g, lo, n, tier, b);
-	else
+	if (rc && rc != -ENOSPC)
 		give_all_up(g, lo, n, b);
+	verify_and_commit(e, g, lo, n, b);
+	if (e->cfg.via == 0)
+		view_unmap(&b->view);
+	punch(e, g, lo, n, tier, b);
 	res->pages += settle(g, lo, n, tier, b, &zero);
 	res->zero_pages += zero;
 	uffd_unprotect(g->uffd, addr, len);

@@ -91,6 +91,13 @@ enum uffd_result uffd_register(int fd, uint64_t addr, uint64_t len, unsigned cat
 	return ioctl(fd, UFFDIO_REGISTER, &r) ? outcome() : UFFD_OK;
 }
 
+enum uffd_result uffd_unregister(int fd, uint64_t addr, uint64_t len)
+{
+	struct uffdio_range r = { .start = addr, .len = len };
+
+	return ioctl(fd, UFFDIO_UNREGISTER, &r) ? outcome() : UFFD_OK;
+}
+
 int uffd_read(int fd, struct uffd_message *out, int n)
 {
 	struct uffd_msg raw[READ_MAX];

@@ -43,10 +43,13 @@ struct uffd_message {
  *   -EOPNOTSUPP  the kernel lacks a feature that is needed */
 int uffd_init(int fd);
 
-/* Registers for write-protect faults and for those in `catch`, in place of what
- * was registered there. Once it returns no access that began before is on its
+/* Registers for write-protect faults and for those in `catch`, besides what is
+ * registered there. Once it returns no access that began before is on its
  * way. */
 enum uffd_result uffd_register(int fd, uint64_t addr, uint64_t len, unsigned catch);
+
+/* Nothing faults there any more; protection is taken off, and waiters are woken. */
+enum uffd_result uffd_unregister(int fd, uint64_t addr, uint64_t len);
 
 /* Reads up to n messages without blocking; how many, 0 if there is none. */
 int uffd_read(int fd, struct uffd_message *out, int n);
