@@ -49,7 +49,10 @@ class GuestFigures(TypedDict):
     far_bytes: int
     untouched_bytes: int
     max_bytes: int
+    target_bytes: int
     faults: int
+    pages_in: int
+    pages_out: int
     stall_seconds: float
     stall_percent: float
 
