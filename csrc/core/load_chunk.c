@@ -8,6 +8,8 @@
 #include "engine.h"
 #include "load.h"
 
+#define LARGE_SLOW_NS (UVMM_CHUNK_PAGES * 1000ull)
+#define SMALL_LOADS 512
 #define PUNCH_TRIES 100
 #define PUNCH_SLEEP_NS 20000
 
@@ -25,6 +27,25 @@ static bool claim_all(struct guest *g, uint64_t lo, struct load_buffer *b)
 	return false;
 }
 
+/* Has the chunk mapped to be filled. A fresh large page may cost far more than 512
+ * small ones that were used lately, where the machine is virtual and its memory
+ * has to come from the host first: then small ones do for a while. */
+static int map(struct uvmm_engine *e, struct guest *g, uint64_t lo, struct load_buffer *b,
+	       char **at)
+{
+	bool large = atomic_load(&e->small_loads) <= 0;
+	uint64_t since = clock_ns();
+	int rc;
+
+	rc = view_map(&b->view, g->memfd, lo, UVMM_CHUNK_PAGES,
+		      large ? VIEW_FILL_LARGE : VIEW_FILL, at);
+	if (!large)
+		atomic_fetch_sub(&e->small_loads, 1);
+	else if (clock_ns() - since > LARGE_SLOW_NS)
+		atomic_store(&e->small_loads, SMALL_LOADS);
+	return rc;
+}
+
 /* Puts the contents into the file. 0 if all are good. */
 static int fill(struct uvmm_engine *e, struct guest *g, uint64_t lo, struct load_buffer *b)
 {
@@ -32,7 +53,7 @@ static int fill(struct uvmm_engine *e, struct guest *g, uint64_t lo, struct load
 	size_t i;
 	int rc;
 
-	rc = view_map(&b->view, g->memfd, lo, UVMM_CHUNK_PAGES, 1, &at);
+	rc = map(e, g, lo, b, &at);
 	if (rc)
 		return rc;
 	tier_load(e->tier[UVMM_TIER_SWAP], b->handles, b->seeds, UVMM_CHUNK_PAGES, at, b->bad);

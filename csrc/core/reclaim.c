@@ -123,7 +123,7 @@ static int look(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint32_t n,
 	int rc;
 
 	if (e->cfg.via == 0)
-		rc = view_map(&b->view, g->memfd, lo, n, 0, &at);
+		rc = view_map(&b->view, g->memfd, lo, n, VIEW_LOOK, &at);
 	else
 		rc = read_pages(g, lo, n, b->copy);
 	b->pages_at = at;

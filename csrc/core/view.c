@@ -35,17 +35,18 @@ void view_fini(struct view *v)
 	v->reserved = NULL;
 }
 
-int view_map(struct view *v, int fd, uint64_t ppn, uint64_t n, int write, char **at)
+int view_map(struct view *v, int fd, uint64_t ppn, uint64_t n, enum view_use use,
+	     char **at)
 {
 	char *to = v->window + ppn % UVMM_CHUNK_PAGES * UVMM_PAGE_SIZE;
 	size_t bytes = n * UVMM_PAGE_SIZE;
 
-	if (mmap(to, bytes, write ? PROT_READ | PROT_WRITE : PROT_READ,
+	if (mmap(to, bytes, use != VIEW_LOOK ? PROT_READ | PROT_WRITE : PROT_READ,
 		 MAP_SHARED | MAP_FIXED, fd, (off_t)(ppn * UVMM_PAGE_SIZE)) == MAP_FAILED)
 		return -errno;
-	if (write)
+	if (use == VIEW_FILL_LARGE)
 		madvise(to, bytes, MADV_HUGEPAGE);
-	if (madvise(to, bytes, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ)) {
+	if (madvise(to, bytes, use != VIEW_LOOK ? MADV_POPULATE_WRITE : MADV_POPULATE_READ)) {
 		int rc = -errno;
 
 		view_unmap(v);

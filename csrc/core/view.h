@@ -25,10 +25,16 @@ struct view {
 int view_init(struct view *v);
 void view_fini(struct view *v);
 
-/* Maps [ppn, ppn + n) of one chunk, and has all of it there, read-only or to be
- * filled (then large pages are used where possible). *at is the first page.
+enum view_use {
+	VIEW_LOOK,              /* read-only */
+	VIEW_FILL,              /* to be written */
+	VIEW_FILL_LARGE,        /* the same, as a large page where possible */
+};
+
+/* Maps [ppn, ppn + n) of one chunk, and has all of it there. *at is the first page.
  *   -ENOMEM, -ENOSPC, -EFAULT  it cannot all be there */
-int view_map(struct view *v, int fd, uint64_t ppn, uint64_t n, int write, char **at);
+int view_map(struct view *v, int fd, uint64_t ppn, uint64_t n, enum view_use use,
+	     char **at);
 void view_unmap(struct view *v);
 
 #endif /* VIEW_H */
