@@ -15,20 +15,21 @@
 /* The callback that comes after `number`, marked as running. */
 static bool next_callback(struct agent *a, uint64_t number, struct agent_callback *out)
 {
+	bool found = false;
 	size_t i;
 
 	pthread_mutex_lock(&a->lock);
 	a->running = 0;
-	for (i = 0; i < a->callbacks; i++) {
-		if (a->callback[i].number > number) {
+	for (i = 0; i < a->callbacks && !found; i++) {
+		found = a->callback[i].number > number;
+		if (found) {
 			*out = a->callback[i];
 			a->running = out->number;
-			break;
 		}
 	}
 	pthread_cond_broadcast(&a->idle);
 	pthread_mutex_unlock(&a->lock);
-	return i < a->callbacks;
+	return found;
 }
 
 static uint64_t call_all(struct agent *a, int level, uint64_t wanted_pages)

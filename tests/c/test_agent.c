@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The agent thread, with the test as the daemon: what it answers, in which order it
+ * calls, and that a callback which was removed does not run.
+ */
+#include "agent.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "uvmm/protocol.h"
+
+#define CHECK(cond) \
+	do { \
+		if (!(cond)) { \
+			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond); \
+			exit(1); \
+		} \
+	} while (0)
+
+#define TRIMMED 1000u
+#define WANTED 77u
+#define PACKET 256
+#define SLOW_US 50000
+#define DAEMONS 16
+
+/* One for each test: the thread of the last may still be about to end. */
+struct daemon {
+	struct agent agent;
+	atomic_int fd;          /* its end of the newest connection */
+	atomic_int link;        /* the agent's end, by tell_link */
+	atomic_int connects, trims;
+	int refuse;             /* connections are refused with this */
+};
+
+static struct daemon daemons[DAEMONS], *d = daemons;
+static char order[512];
+static atomic_bool runs, entered;
+
+static int connect_agent(void *arg)
+{
+	struct daemon *to = arg;
+	int pair[2];
+
+	if (to->refuse)
+		return to->refuse;
+	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
+	to->fd = pair[0];
+	to->connects++;
+	return pair[1];
+}
+
+static uint64_t trim(void *arg)
+{
+	((struct daemon *)arg)->trims++;
+	return TRIMMED;
+}
+
+static const struct agent_ops ops = { connect_agent, trim };
+
+static void start(void)
+{
+	memset(order, 0, sizeof(order));
+	CHECK(++d < daemons + DAEMONS);
+	CHECK(!agent_start(&d->agent, &ops, d));
+}
+
+/* The agent has ended: it has closed its end. */
+static void expect_end(void)
+{
+	char byte;
+
+	CHECK(recv(d->fd, &byte, 1, 0) == 0);
+	close(d->fd);
+}
+
+static void stop(void)
+{
+	CHECK(!shutdown(d->fd, SHUT_WR));
+	expect_end();
+}
+
+static void press(int fd, uint32_t level, uint32_t seq)
+{
+	struct {
+		struct uvmm_msg_head head;
+		struct uvmm_pressure body;
+	} m = {
+		.head = { UVMM_PROTOCOL_MAGIC, UVMM_PROTOCOL_VERSION, UVMM_MSG_PRESSURE, seq, 0 },
+		.body = { .level = level, .wanted_pages = WANTED },
+	};
+
+	CHECK(send(fd, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m));
+}
+
+static uint64_t released(uint32_t seq)
+{
+	struct {
+		struct uvmm_msg_head head;
+		struct uvmm_released body;
+	} m;
+
+	CHECK(recv(d->fd, &m, sizeof(m), 0) == sizeof(m));
+	CHECK(m.head.type == UVMM_MSG_RELEASED && m.head.seq == seq && !m.head.status);
+	return m.body.pages;
+}
+
+/* --- callbacks -------------------------------------------------------------- */
+
+static uint64_t note(void *arg, int level, uint64_t wanted_pages)
+{
+	sigset_t blocked;
+
+	CHECK(wanted_pages == WANTED && level >= UVMM_CALM && level <= UVMM_STALLED);
+	CHECK(!pthread_sigmask(SIG_SETMASK, NULL, &blocked) && sigismember(&blocked, SIGTERM));
+	strncat(order, arg, 1);
+	return 10;
+}
+
+static uint64_t leave(void *arg, int level, uint64_t wanted_pages)
+{
+	note("x", level, wanted_pages);
+	CHECK(!agent_remove(arg, leave, arg));
+	return 1;
+}
+
+static uint64_t slow(void *arg, int level, uint64_t wanted_pages)
+{
+	(void)arg, (void)level, (void)wanted_pages;
+	runs = entered = true;
+	usleep(SLOW_US);
+	runs = false;
+	return 0;
+}
+
+static uint64_t tell_link(void *arg, int level, uint64_t wanted_pages)
+{
+	struct daemon *to = arg;
+
+	(void)level, (void)wanted_pages;
+	to->link = to->agent.link.fd;
+	return 10;
+}
+
+/* --- tests ------------------------------------------------------------------ */
+
+static void test_order_and_sum(void)
+{
+	start();
+	CHECK(!agent_add(&d->agent, note, "a") && !agent_add(&d->agent, note, "b"));
+	CHECK(!agent_add(&d->agent, leave, &d->agent) && !agent_add(&d->agent, note, "c"));
+	press(d->fd, UVMM_PRESSURE_SOME, 5);
+	CHECK(released(5) == 31 + TRIMMED && !strcmp(order, "abxc"));
+	CHECK(!agent_remove(&d->agent, note, "b"));
+	CHECK(agent_remove(&d->agent, note, "b") == -ENOENT);
+	press(d->fd, UVMM_PRESSURE_FULL, 6);
+	CHECK(released(6) == 20 + TRIMMED && !strcmp(order, "abxcac") && d->trims == 2);
+	press(d->fd, UVMM_PRESSURE_NONE, 7);
+	CHECK(released(7) == 20 && d->trims == 2);
+	stop();
+}
+
+static void test_no_more_than_there_is_room_for(void)
+{
+	int i;
+
+	start();
+	for (i = 0; i < AGENT_CALLBACKS_MAX; i++)
+		CHECK(!agent_add(&d->agent, note, "a"));
+	CHECK(agent_add(&d->agent, note, "a") == -ENOSPC);
+	CHECK(!agent_remove(&d->agent, note, "a") && !agent_add(&d->agent, note, "b"));
+	stop();
+}
+
+static void test_removal_waits_for_the_callback(void)
+{
+	start();
+	CHECK(!agent_add(&d->agent, slow, NULL));
+	entered = false;
+	press(d->fd, UVMM_PRESSURE_SOME, 1);
+	while (!entered)
+		usleep(100);
+	CHECK(!agent_remove(&d->agent, slow, NULL) && !runs);
+	CHECK(released(1) == TRIMMED);
+	stop();
+}
+
+static void *come_and_go(void *arg)
+{
+	int i;
+
+	for (i = 0; i < 500; i++)
+		CHECK(!agent_add(&d->agent, note, arg) && !agent_remove(&d->agent, note, arg));
+	return NULL;
+}
+
+static void test_callbacks_come_and_go(void)
+{
+	pthread_t thread;
+	uint32_t i;
+
+	start();
+	CHECK(!agent_add(&d->agent, leave, &d->agent));
+	CHECK(!pthread_create(&thread, NULL, come_and_go, ""));
+	for (i = 1; i < 200; i++) {
+		press(d->fd, UVMM_PRESSURE_SOME, i);
+		CHECK(released(i) >= TRIMMED);
+	}
+	pthread_join(thread, NULL);
+	stop();
+}
+
+static void test_nonsense_ends_it(void)
+{
+	char junk[PACKET] = "junk";
+
+	start();
+	CHECK(send(d->fd, junk, sizeof(junk), 0) == sizeof(junk));
+	expect_end();
+	start();
+	press(d->fd, UVMM_PRESSURE_FULL + 1, 1);
+	expect_end();
+}
+
+/* The program has put its own file where the agent's connection was. */
+static void test_a_reused_descriptor_is_left_alone(void)
+{
+	int former, theirs[2];
+	char byte;
+
+	start();
+	CHECK(!agent_add(&d->agent, tell_link, d));
+	former = d->fd;
+	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, theirs));
+	press(former, UVMM_PRESSURE_SOME, 1);
+	CHECK(released(1) == 10 + TRIMMED);
+	/* It waits for the next by then. */
+	usleep(SLOW_US);
+	CHECK(dup2(theirs[1], d->link) == d->link);
+	press(former, UVMM_PRESSURE_SOME, 2);
+	while (d->connects < 2)
+		usleep(100);
+	press(d->fd, UVMM_PRESSURE_SOME, 3);
+	CHECK(released(3) == 10 + TRIMMED);
+	CHECK(recv(theirs[0], &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN);
+	CHECK(recv(former, &byte, 1, 0) == 0);
+	close(former);
+	stop();
+}
+
+static void test_no_daemon(void)
+{
+	d->refuse = -ECONNREFUSED;
+	CHECK(agent_start(&d->agent, &ops, d) == -ECONNREFUSED);
+}
+
+int main(void)
+{
+	test_no_daemon();
+	test_order_and_sum();
+	test_no_more_than_there_is_room_for();
+	test_removal_waits_for_the_callback();
+	test_callbacks_come_and_go();
+	test_nonsense_ends_it();
+	test_a_reused_descriptor_is_left_alone();
+	printf("agent: ok\n");
+	return 0;
+}
