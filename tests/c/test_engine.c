@@ -24,11 +24,11 @@
 #define MIB_PAGES 256u
 #define GUEST_PAGES (64u * MIB_PAGES)
 
-/* Its shadow memory is the daemon's own, and leaves none for guests. */
-#ifdef __SANITIZE_THREAD__
-#define SANITIZED_FOR_THREADS true
+/* A sanitizer's memory is the daemon's own, and leaves none for guests. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define SANITIZED true
 #else
-#define SANITIZED_FOR_THREADS false
+#define SANITIZED false
 #endif
 
 static char run_dir[64], swap_path[128];
@@ -441,7 +441,7 @@ static void run_all(void)
 	}
 	fprintf(stderr, "killed while reclaimed\n");
 	test_killed_while_reclaimed();
-	if (!SANITIZED_FOR_THREADS) {
+	if (!SANITIZED) {
 		fprintf(stderr, "budget\n");
 		test_budget();
 		fprintf(stderr, "exhausted\n");
