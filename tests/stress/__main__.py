@@ -13,7 +13,7 @@ from uvmm.scratch import ScratchError, terminable
 from uvmm.units import format_size
 
 from . import counts as counting
-from .findings import Wrong
+from .findings import WrongError
 from .settings import Settings, parse
 from .stress_pages import stress
 
@@ -57,7 +57,7 @@ def main() -> int:
     try:
         with terminable():
             _run(settings, counts, console)
-    except (Wrong, ScratchError) as error:
+    except (WrongError, ScratchError) as error:
         print(f"WRONG with seed {settings.seed}: {error}")
         print(counting.summary(counts.totals()))
         return 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 END_WAIT_S = 10.0
 
 
-class Wrong(Exception):
+class WrongError(Exception):
     """The stress found something; the report of it."""
 
 
@@ -28,17 +28,17 @@ def check_figures(figures: Figures) -> None:
     Check one sample.
 
     Raises:
-        Wrong: If the figures contradict themselves.
+        WrongError: If the figures contradict themselves.
     """
     machine = figures["machine"]
     if machine["used_bytes"] > machine["total_bytes"]:
-        raise Wrong(
+        raise WrongError(
             f"over budget: used_bytes {machine['used_bytes']} > total_bytes "
             f"{machine['total_bytes']}: {figures}"
         )
     for guest in figures["guests"]:
         if (total_bytes := stored_and_held(guest)) != guest["max_bytes"]:
-            raise Wrong(
+            raise WrongError(
                 f"the places of guest {guest['name']} add up to {total_bytes} bytes, "
                 f"not to its max {guest['max_bytes']}: {guest}"
             )
@@ -54,12 +54,12 @@ def check_nothing_left(run_dir: Path, swap_file: Path, pids: set[int]) -> None:
         pids: Processes that were started for it.
 
     Raises:
-        Wrong: If something of it is left.
+        WrongError: If something of it is left.
     """
     until = time.monotonic() + END_WAIT_S
     while left := [*_left(run_dir, swap_file, pids)]:
         if time.monotonic() > until:
-            raise Wrong(f"left after the end: {'; '.join(left)}")
+            raise WrongError(f"left after the end: {'; '.join(left)}")
         time.sleep(0.05)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .findings import Wrong
+from .findings import WrongError
 
 if TYPE_CHECKING:
     from uvmm.scratch import Scratch
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PROGRAM = Path(__file__).resolve().parents[2] / "build/stress/pages_guest"
 START_WAIT_S = 60.0
+END_WAIT_S = 2.0
 
 
 class StressedGuest:
@@ -62,13 +64,13 @@ class StressedGuest:
         Wait until it uses its memory.
 
         Raises:
-            Wrong: If it does not come to that.
+            WrongError: If it does not come to that.
         """
         if not self._started.wait(START_WAIT_S):
-            raise Wrong(f"guest {self.name} did not start within {START_WAIT_S:.0f} s")
+            raise WrongError(f"guest {self.name} did not start within {START_WAIT_S:.0f} s")
         if not self.pid:
             self._process.wait()
-            raise Wrong(f"guest {self.name} did not start: {self.describe_end()}")
+            raise WrongError(f"guest {self.name} did not start: {self.describe_end()}")
 
     def kill(self, *, launcher: bool) -> None:
         """End it, or its launcher, the hard way."""
@@ -82,6 +84,12 @@ class StressedGuest:
         if self._process.stdin is not None:
             with suppress(OSError):
                 self._process.stdin.close()
+
+    def ends_soon(self) -> bool:
+        """Tell whether it is about to end; the daemon may know that first."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_WAIT_S)
+        return self.ended()
 
     def ended(self) -> bool:
         """Tell whether its launcher has ended."""

@@ -32,6 +32,8 @@ void book_open(struct book *b, uint32_t tag)
 	b->tag = tag;
 	b->pages = (uint32_t)(bytes / PAGE_BYTES);
 	b->entries = calloc((size_t)b->pages * QUARTERS, sizeof(*b->entries));
+	for (i = 0; b->entries && i < (size_t)b->pages * QUARTERS; i++)
+		b->entries[i].zero = true;
 	if (!b->entries || uvmm_alloc(b->guest, bytes, &block) || block != b->base) {
 		fprintf(stderr, "pages_guest: cannot take the lower part of the memory\n");
 		exit(STATUS_CALL);
@@ -65,13 +67,13 @@ void book_unlock(struct book *b, uint32_t first, uint32_t n)
 		pthread_mutex_unlock(&b->lock[q % LOCKS]);
 }
 
-void book_next(struct book *b, uint32_t first, uint32_t n, struct entry *entries)
+void book_next(struct book *b, uint32_t first, uint32_t n, bool zero, struct entry *entries)
 {
 	uint64_t version = atomic_fetch_add(&b->versions, n) + 1;
 	uint32_t i;
 
 	for (i = 0; i < n; i++)
-		entries[i] = (struct entry){ version + i, first + i };
+		entries[i] = (struct entry){ version + i, first + i, zero, fail_operation };
 }
 
 static uint64_t sum(const uint64_t *words)
@@ -98,10 +100,10 @@ static void fill(uint32_t tag, struct entry e, uint64_t *words)
 
 void book_expect(const struct book *b, struct entry e, uint64_t *words)
 {
-	if (e.version)
-		fill(b->tag, e, words);
-	else
+	if (e.zero)
 		memset(words, 0, QUARTER_BYTES);
+	else
+		fill(b->tag, e, words);
 }
 
 void book_write(struct book *b, uint32_t quarter, struct entry e)
@@ -132,11 +134,11 @@ bool book_decode(const struct book *b, const uint64_t *words, uint32_t *tag, str
 {
 	uint64_t want[QUARTER_WORDS];
 
-	*e = (struct entry){ words[0], (uint32_t)words[1] };
-	*tag = e->version ? (uint32_t)(words[1] >> 32) : b->tag;
-	if (e->version)
-		fill(*tag, *e, want);
-	else
+	*e = (struct entry){ words[0], (uint32_t)words[1], !words[0], NULL };
+	*tag = e->zero ? b->tag : (uint32_t)(words[1] >> 32);
+	if (e->zero)
 		memset(want, 0, sizeof(want));
+	else
+		fill(*tag, *e, want);
 	return !memcmp(want, words, sizeof(want));
 }

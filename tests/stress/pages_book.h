@@ -30,8 +30,10 @@
 #define RANGE_MAX (64u * QUARTERS)
 
 struct entry {
-	uint64_t version;       /* 0: zeros */
+	uint64_t version;
 	uint32_t origin;        /* the quarter it was first written to */
+	bool zero;              /* all zeros instead of a pattern */
+	const char *by;         /* operation that wrote it; NULL: none did */
 };
 
 struct book {
@@ -59,9 +61,9 @@ uint32_t book_clip(const struct book *b, uint32_t first, uint32_t n);
 void book_lock(struct book *b, uint32_t first, uint32_t n);
 void book_unlock(struct book *b, uint32_t first, uint32_t n);
 
-/* A pattern of a version that was not used before, for n quarters at `first`, which
- * the caller has locked or owns; entries[] is told. */
-void book_next(struct book *b, uint32_t first, uint32_t n, struct entry *entries);
+/* A version that was not used before for each of n quarters at `first`, which the
+ * caller has locked or owns; entries[] is told. */
+void book_next(struct book *b, uint32_t first, uint32_t n, bool zero, struct entry *entries);
 
 /* What a quarter with that entry holds. */
 void book_expect(const struct book *b, struct entry e, uint64_t *words);

@@ -45,7 +45,7 @@ static void describe(const struct book *b, const uint64_t *words, char *text, si
 	if (!book_decode(b, words, &tag, &e))
 		snprintf(text, room, "no whole pattern (as if version %llu, quarter %u, tag %08x)",
 			 (unsigned long long)e.version, e.origin, (uint32_t)(words[1] >> 32));
-	else if (!e.version)
+	else if (e.zero)
 		snprintf(text, room, "zeros");
 	else
 		snprintf(text, room, "version %llu of page %u quarter %u of %s (tag %08x)",
@@ -71,10 +71,11 @@ void fail_wrong(const struct book *b, uint32_t quarter, struct entry e, const ui
 	describe(b, found, holds, sizeof(holds));
 	nanosleep(&pause_for, NULL);
 	snprintf(text, sizeof(text),
-		 "page %u offset %zu: expected byte %02x, got %02x (%zu bytes differ of 1024 from offset %u); version %llu of page %u expected, got %s; last version given out %llu; in memory 20 ms later: %s",
+		 "page %u offset %zu: expected byte %02x, got %02x (%zu bytes differ of 1024 from offset %u); expected version %llu of page %u%s, by %s; got %s; last version given out %llu; in memory 20 ms later: %s",
 		 quarter / QUARTERS, quarter % QUARTERS * QUARTER_BYTES + at, expected[at],
 		 got[at], wrong, quarter % QUARTERS * QUARTER_BYTES,
-		 (unsigned long long)e.version, e.origin / QUARTERS, holds,
+		 (unsigned long long)e.version, e.origin / QUARTERS, e.zero ? ", zeros" : "",
+		 e.by ? e.by : "nobody", holds,
 		 (unsigned long long)atomic_load(&b->versions),
 		 !memcmp(book_at(b, quarter), want, QUARTER_BYTES) ? "right" : "wrong");
 	end(b, STATUS_WRONG, "WRONG", text);

@@ -30,7 +30,7 @@ static void write_new(struct worker *w, uint32_t first, uint32_t n)
 {
 	uint32_t i;
 
-	book_next(w->book, first, n, w->book->entries + first);
+	book_next(w->book, first, n, false, w->book->entries + first);
 	for (i = 0; i < n; i++)
 		book_write(w->book, first + i, w->book->entries[first + i]);
 }
@@ -48,7 +48,7 @@ static void modify(struct worker *w, uint32_t first, uint32_t n)
 		volatile uint64_t *words = book_at(w->book, first + i);
 
 		book_expect(w->book, entries[i], old);
-		book_next(w->book, first + i, 1, &entries[i]);
+		book_next(w->book, first + i, 1, false, &entries[i]);
 		book_expect(w->book, entries[i], new);
 		for (k = 0; k < QUARTER_WORDS; k++)
 			words[k] += new[k] - old[k];
@@ -64,7 +64,7 @@ static void check(struct worker *w, uint32_t first, uint32_t n)
 static void zero(struct worker *w, uint32_t first, uint32_t n)
 {
 	memset(book_at(w->book, first), 0, (size_t)n * QUARTER_BYTES);
-	memset(w->book->entries + first, 0, n * sizeof(struct entry));
+	book_next(w->book, first, n, true, w->book->entries + first);
 	atomic_fetch_add(&w->book->written, n);
 }
 
@@ -76,7 +76,7 @@ static void read_in(struct worker *w, uint32_t first, uint32_t n)
 	ssize_t rc;
 	uint32_t i;
 
-	book_next(w->book, first, n, entries);
+	book_next(w->book, first, n, false, entries);
 	for (i = 0; i < n; i++)
 		book_expect(w->book, entries[i],
 			    (uint64_t *)(void *)(w->buffer + (size_t)i * QUARTER_BYTES));
@@ -144,7 +144,7 @@ static void discard(struct worker *w, uint32_t first, uint32_t n)
 		fail_call(w->book, "uvmm_discard", lo, rc);
 	/* A page of it is pinned: then all of it has to be as before. */
 	if (!rc)
-		memset(w->book->entries + lo, 0, (hi - lo) * sizeof(struct entry));
+		book_next(w->book, lo, hi - lo, true, w->book->entries + lo);
 	if (rc || worker_random(w, 2))
 		book_check_range(w->book, lo, hi - lo);
 }

@@ -47,13 +47,16 @@ def _size(text: str) -> int:
     return size_bytes
 
 
-def _at_least(least: int) -> type[int]:
-    def number(text: str) -> int:
-        if (value := int(text)) < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}")
-        return value
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
 
-    return number  # type: ignore[return-value]
+
+def _not_negative(text: str) -> float:
+    if not 0 <= (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError("must be a number of seconds")
+    return value
 
 
 def parse(argv: list[str] | None = None) -> Settings:
@@ -63,18 +66,19 @@ def parse(argv: list[str] | None = None) -> Settings:
         description="Guests write and verify their memory while it is reclaimed, restored "
         "and while guests are killed. Exits 1 with a precise report at the first thing wrong.",
     )
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long")
-    parser.add_argument("--guests", type=_at_least(1), default=4, help="at a time")
-    parser.add_argument("--threads", type=_at_least(1), default=4, help="of each guest")
-    parser.add_argument("--seed", type=int, default=None, help="of all choices; random if absent")
+    parser.add_argument("--seconds", type=_not_negative, default=60.0, help="how long")
+    parser.add_argument("--guests", type=_positive, default=4, help="at a time")
+    parser.add_argument("--threads", type=_positive, default=4, help="of each guest")
+    parser.add_argument("--seed", type=int, default=None,
+                        help="of all choices; random by default")
     parser.add_argument("--size", type=_size, default="64M", help="of each guest")
     parser.add_argument("--memory", type=_size, default="160M", help="of the machine")
-    parser.add_argument("--movers", type=_at_least(0), default=3,
+    parser.add_argument("--movers", type=int, default=3,
                         help="threads that reclaim and restore")
-    parser.add_argument("--kill-every", type=float, default=5.0, metavar="SECONDS",
+    parser.add_argument("--kill-every", type=_not_negative, default=5.0, metavar="SECONDS",
                         help="on average; 0 is never")
     parser.add_argument("--memory-via", choices=["fuse", "descriptor"], default=None,
-                        help="how guests get their memory; what the kernel has if absent")
+                        help="how guests get their memory; what the kernel has by default")
     given = parser.parse_args(argv)
     return Settings(
         seconds=given.seconds, guests=given.guests, threads=given.threads,

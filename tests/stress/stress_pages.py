@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 from uvmm import host
 from uvmm.scratch import Scratch, ScratchError
 
-from .counts import Counts
-from .findings import Wrong, check_figures, check_nothing_left
+from .findings import WrongError, check_figures, check_nothing_left
 from .guest import StressedGuest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from .counts import Counts
     from .settings import Settings
 
 TICK_S = 0.05
@@ -58,7 +58,7 @@ class Stress:
         Stress for as long as the settings say; calls *tick* all the while.
 
         Raises:
-            Wrong: At the first thing wrong.
+            WrongError: At the first thing wrong.
         """
         try:
             self._guests = tuple(self._start() for _ in range(self._settings.guests))
@@ -109,7 +109,7 @@ class Stress:
         for guest in self._guests:
             if guest.ended() and not guest.condemned:
                 guest.join(GONE_WAIT_S)
-                raise Wrong(f"guest {guest.name} died: {guest.describe_end()}")
+                raise WrongError(f"guest {guest.name} died: {guest.describe_end()}")
 
     def _pause(self) -> float:
         mean_s = self._settings.kill_every_s
@@ -137,12 +137,16 @@ class Stress:
         until = time.monotonic() + GONE_WAIT_S
         while left := self._left_of(victim):
             if time.monotonic() > until:
-                raise Wrong(f"{GONE_WAIT_S:.0f} s after guest {victim.name} was killed {left}")
+                raise WrongError(
+                    f"{GONE_WAIT_S:.0f} s after guest {victim.name} was killed {left}"
+                )
             time.sleep(TICK_S)
         if not victim.join(GONE_WAIT_S):
-            raise Wrong(f"someone holds the output of the dead guest {victim.name}")
+            raise WrongError(f"someone holds the output of the dead guest {victim.name}")
         if victim.found_wrong():
-            raise Wrong(f"guest {victim.name}, before it was killed: {victim.describe_end()}")
+            raise WrongError(
+                f"guest {victim.name}, before it was killed: {victim.describe_end()}"
+            )
         self._counts.add(pages_written=victim.written, pages_verified=victim.verified)
 
     def _left_of(self, victim: StressedGuest) -> str:
@@ -163,11 +167,11 @@ class Stress:
             self._watch(tick)
             if time.monotonic() > until:
                 slow = next(guest for guest in self._guests if not guest.ended())
-                raise Wrong(f"guest {slow.name} does not end: {slow.describe_end()}")
+                raise WrongError(f"guest {slow.name} does not end: {slow.describe_end()}")
         for guest in self._guests:
             guest.join(GONE_WAIT_S)
             if not guest.finished():
-                raise Wrong(f"guest {guest.name} ended badly: {guest.describe_end()}")
+                raise WrongError(f"guest {guest.name} ended badly: {guest.describe_end()}")
             self._counts.add(pages_written=guest.written, pages_verified=guest.verified)
         self._guests = ()
 
@@ -196,7 +200,7 @@ class Stress:
         while not self._ended.is_set():
             try:
                 work()
-            except (Wrong, ScratchError) as error:
+            except (WrongError, ScratchError) as error:
                 self._say_wrong(str(error))
                 return
 
@@ -230,7 +234,7 @@ class Stress:
                 self._counts.add(restores=1, pages_in=self._scratch.restore(guest.name).pages)
         except ScratchError:
             # It may have been killed meanwhile; tending will see if it died of itself.
-            if guest.busy:
+            if guest.busy and not guest.ends_soon():
                 raise
 
     # --- findings ---
@@ -240,7 +244,7 @@ class Stress:
             log = ""
             with suppress(OSError):
                 log = (self._scratch.run_dir / "daemon.log").read_text()[-2000:]
-            raise Wrong(f"the daemon died; the end of its log:\n{log}")
+            raise WrongError(f"the daemon died; the end of its log:\n{log}")
 
     def _say_wrong(self, what: str) -> None:
         with self._wrong_lock:
@@ -251,7 +255,7 @@ class Stress:
             first = self._wrong[0] if self._wrong else None
         if first is not None:
             self._check_daemon()
-            raise Wrong(first)
+            raise WrongError(first)
 
 
 def stress(
@@ -266,7 +270,7 @@ def stress(
         show: Called often, with the pages that running guests wrote and verified.
 
     Raises:
-        Wrong: At the first thing wrong, with the report.
+        WrongError: At the first thing wrong, with the report.
         ScratchError: If the daemon cannot be started.
     """
     with Scratch(
@@ -286,5 +290,5 @@ def _take_down(scratch: Scratch, pids: set[int]) -> None:
         capture_output=True, text=True, check=False,
     )
     if down.returncode:
-        raise Wrong(f"uvmm down: status {down.returncode}: {down.stderr.strip()}")
+        raise WrongError(f"uvmm down: status {down.returncode}: {down.stderr.strip()}")
     check_nothing_left(run_dir, swap_file, pids)
