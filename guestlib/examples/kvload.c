@@ -2,13 +2,13 @@
  *
  * kvload - a key-value store under load, in guest memory.
  *
- *   uvmm run --max 256M -- build/examples/kvload --keys 200000 --operations 500000
+ *   uvmm run --max 256M -- build/examples/kvload --mib 128 --operations 500000
  *
- * An index (open addressing) leads to slots of 1 KiB. Nine of ten operations go
- * to a window of lately used keys that wanders over all of them, the tenth
- * anywhere, as caches are used. Every value follows from its key and version;
- * ordinary memory holds each key's version alone, so every value that is read is
- * checked in full, and at the end all of them are.
+ * An index (open addressing) leads to slots of 1 KiB, as many as the MiB given
+ * hold. Nine of ten operations go to a window of lately used keys that wanders
+ * over all of them, the tenth anywhere, as caches are used. Every value follows
+ * from its key and version; ordinary memory holds each key's version alone, so
+ * every value that is read is checked in full, and at the end all of them are.
  */
 #include "example.h"
 
@@ -18,7 +18,8 @@
 
 #define SLOT_BYTES 1024u
 #define VALUE_MIN_WORDS 8u
-#define VALUE_MAX_WORDS ((SLOT_BYTES - 24u) / 8u)
+#define SLOT_HEAD_WORDS 3u
+#define VALUE_MAX_WORDS (SLOT_BYTES / 8u - SLOT_HEAD_WORDS)
 #define HOT_FRACTION 10u
 /* Operations for which the window stays before it moves by a key. */
 #define WINDOW_STEP 4u
@@ -174,7 +175,7 @@ static void check(struct load *l, uint64_t key)
 			complain(l, key, s ? "deleted, but there" : "lost");
 		return;
 	}
-	l->checked_bytes += SLOT_BYTES;
+	l->checked_bytes += (SLOT_HEAD_WORDS + value_words(key, version)) * sizeof(uint64_t);
 	if (s->key != key || s->version != version || s->words != value_words(key, version)) {
 		complain(l, key, "another record in its place");
 		return;
@@ -210,9 +211,9 @@ static void operate(struct load *l, uint64_t n)
 
 int main(int argc, char **argv)
 {
-	uint64_t keys = 100000, operations = 200000, seed = 1;
+	uint64_t mib = 64, operations = 200000, seed = 1;
 	const struct example_option options[] = {
-		{ "--keys", &keys, 1, 1u << 30 },
+		{ "--mib", &mib, 1, 1u << 20 },
 		{ "--operations", &operations, 0, UINT64_MAX },
 		{ "--seed", &seed, 0, UINT64_MAX },
 	};
@@ -220,6 +221,7 @@ int main(int argc, char **argv)
 
 	example_options(argc, argv, options, sizeof(options) / sizeof(options[0]));
 
+	uint64_t keys = mib * EXAMPLE_MIB / SLOT_BYTES;
 	struct load l = { .keys = keys, .state = example_mix(seed) };
 
 	l.version = example_ordinary(keys, sizeof(*l.version));
