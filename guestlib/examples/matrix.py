@@ -74,9 +74,14 @@ class Work:
             (self._b, self._b_columns),
             (self._c, self._a @ self._b_columns),
         ):
-            wrong = (matrix @ self._columns != columns).any(axis=1)
-            self.wrong_rows += int(np.count_nonzero(wrong))
-            self.checked_bytes += matrix.nbytes
+            for rows in self._blocks():
+                part = matrix[rows]
+                # A fraction could be so small that the product loses it.
+                wrong = (part @ self._columns != columns[rows]) | (np.rint(part) != part).any(
+                    axis=1, keepdims=True
+                )
+                self.wrong_rows += int(np.count_nonzero(wrong.any(axis=1)))
+                self.checked_bytes += part.nbytes
 
     def renew(self) -> None:
         """Make the product the next factor, with small numbers again."""
