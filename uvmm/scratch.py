@@ -22,13 +22,14 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
+from typing import IO, TYPE_CHECKING, Any, Self, TypedDict, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType, TracebackType
 
 DOWN_WAIT_S = 30.0
+END_WAIT_S = 5.0
 UP_WAIT_S = 60.0
 
 
@@ -241,8 +242,7 @@ class Scratch:
     def _clean_up(self) -> None:
         with _uninterrupted():
             self._stop_daemon()
-            for process in self._launched:
-                _end(process)
+            _end(self._launched)
             for mounted in _mounts_below(self.run_dir):
                 subprocess.run(["umount", "-l", mounted], check=False)
             self.swap_file.unlink(missing_ok=True)
@@ -330,16 +330,24 @@ def _alive(pid: int) -> bool:
     return state not in "ZX"
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with suppress(OSError):
-                stream.close()
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        _close(process.stdin)
+    until = time.monotonic() + END_WAIT_S
+    for process in processes:
+        try:
+            process.wait(timeout=max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        # Not earlier: closing waits for whoever reads it, and that for the guest's end.
+        _close(process.stdout)
+
+
+def _close(stream: IO[str] | None) -> None:
+    if stream is not None:
+        with suppress(OSError):
+            stream.close()
 
 
 def _mounts_below(directory: Path) -> list[str]:
