@@ -45,7 +45,12 @@ def _run(settings: Settings, counts: counting.Counts, console: Console) -> None:
                 task, completed=time.monotonic() - start, description=counting.short(totals)
             )
 
-        stress(settings, counts, show)
+        try:
+            stress(settings, counts, show)
+        finally:
+            progress.stop()
+            if not console.is_terminal:
+                console.print()
 
 
 def main() -> int:
