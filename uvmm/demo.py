@@ -14,8 +14,8 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -132,7 +132,12 @@ QUICK = Scene(
 
 
 class Actor:
-    """A program that runs: its process, what it says, its latest figures."""
+    """
+    A program that runs: its process, what it says, its latest figures.
+
+    No thread reads what it says: a signal that comes while the daemon is cleaned
+    up, which holds signals back, would find its way in through that thread.
+    """
 
     def __init__(self, program: Program, process: subprocess.Popen[str]) -> None:
         self.name = program.name
@@ -141,13 +146,30 @@ class Actor:
         self.result: Result | None = None
         self.figures: GuestFigures | None = None
         self.told = False
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
+        self._heard = b""
+        if process.stdout is None:
+            raise DemoError(f"{program.name} has no stdout")
+        self._stdout = process.stdout.fileno()
+        os.set_blocking(self._stdout, False)
 
     @property
     def ran(self) -> bool:
         """Whether its process has ended."""
         return self.process.poll() is not None
+
+    def listen(self) -> None:
+        """Take in what it has said since."""
+        with suppress(BlockingIOError):
+            while piece := os.read(self._stdout, 1 << 16):
+                self._heard += piece
+        *lines, self._heard = self._heard.split(b"\n")
+        for line in lines:
+            told = json.loads(line)
+            if "doing" in told:
+                self.doing = told["doing"]
+            else:
+                self.doing = "done, all right" if told["wrong"] == 0 else "WRONG RESULTS"
+                self.result = Result(**told)
 
     def observe(self, figures: Figures) -> None:
         """Keep its part of a sample; the last one before it ends stays."""
@@ -167,7 +189,7 @@ class Actor:
         Raises:
             DemoError: If it failed, or found a wrong byte.
         """
-        self._listener.join(timeout=5)
+        self.listen()
         if self.result is None:
             status = self.process.returncode
             how = (
@@ -181,15 +203,6 @@ class Actor:
                 f"(status {self.process.returncode})"
             )
         return self.result
-
-    def _listen(self) -> None:
-        for line in self.process.stdout or ():
-            told = json.loads(line)
-            if "doing" in told:
-                self.doing = told["doing"]
-            else:
-                self.doing = "done, all right" if told["wrong"] == 0 else "WRONG RESULTS"
-                self.result = Result(**told)
 
 
 @dataclass(slots=True)
@@ -313,6 +326,8 @@ def perform(
     with Stage(console, actors) as stage:
         while not all(actor.ran for actor in actors):
             # Before the sample: its figures are the final ones then.
+            for actor in actors:
+                actor.listen()
             done = [
                 (actor, actor.result)
                 for actor in actors if actor.result is not None and not actor.told

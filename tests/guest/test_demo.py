@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,10 @@ def _mounts() -> list[str]:
     return [line for line in mounts if "/uvmm-demo-" in line]
 
 
-def _swap_files() -> set[Path]:
-    return set(Path("/var/tmp").glob("uvmm-demo-*"))
+def _files() -> set[Path]:
+    return {
+        path for place in ("/run", "/var/tmp") for path in Path(place).glob("uvmm-demo-*")
+    }
 
 
 def test_quick_demo_says_what_it_showed(tmp_path: Path) -> None:
@@ -48,14 +51,17 @@ def test_quick_demo_says_what_it_showed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_demo_leaves_nothing(number: signal.Signals) -> None:
-    mounts, files = _mounts(), _swap_files()
+    mounts, files = _mounts(), _files()
     demo = subprocess.Popen(DEMO, stdout=subprocess.PIPE, text=True)
     assert demo.stdout is not None
     # The first lines come once the daemon serves and the programs are started.
     demo.stdout.readline()
     demo.send_signal(number)
+    # A second one must not cut the cleaning short.
+    time.sleep(0.3)
+    demo.send_signal(number)
     said, _ = demo.communicate(timeout=WAIT_S)
     assert demo.returncode == 128 + signal.SIGINT
     assert said.splitlines()[-1] == "demo: interrupted"
     assert _mounts() == mounts
-    assert _swap_files() == files
+    assert _files() == files
