@@ -408,8 +408,9 @@ def main() -> int:
                 purpose="demo", memory_bytes=scene.memory_bytes,
                 swap_bytes=scene.swap_bytes,
             ) as scratch:
+                daemon_pid = scratch.daemon_pid
                 lines = conclude(scene, *perform(scene, scratch, console))
-            lines.append(_left(scratch, time.monotonic() - began))
+            lines.append(_left(scratch, daemon_pid, time.monotonic() - began))
     except KeyboardInterrupt:
         console.print("demo: interrupted", highlight=False)
         return 128 + signal.SIGINT
@@ -421,8 +422,10 @@ def main() -> int:
     return 0
 
 
-def _left(scratch: Scratch, elapsed_s: float) -> str:
-    """Look whether anything is left; say so, or raise."""
+def _left(scratch: Scratch, daemon_pid: int, elapsed_s: float) -> str:
+    """Look whether anything is left; the programs have ended. Say so, or raise."""
+    if _runs(daemon_pid):
+        raise DemoError(f"the daemon, process {daemon_pid}, was left behind")
     if scratch.run_dir.exists() or scratch.swap_file.exists():
         raise DemoError(f"{scratch.run_dir} or {scratch.swap_file} was left behind")
     if str(scratch.run_dir) in Path("/proc/self/mountinfo").read_text(errors="replace"):
@@ -431,6 +434,14 @@ def _left(scratch: Scratch, elapsed_s: float) -> str:
         f"Left behind: no process, mount or file. All took {elapsed_s:.0f} s on "
         f"{os.cpu_count()} CPUs."
     )
+
+
+def _runs(pid: int) -> bool:
+    try:
+        # One that has ended and was not reaped yet has no arguments any more.
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":
