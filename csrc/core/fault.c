@@ -16,6 +16,7 @@
 
 #define MESSAGES 16
 #define SLICE_NS NS_PER_MS
+#define REFUSE_AFTER_NS (100 * NS_PER_MS)
 #define MINOR_WINDOW 64u        /* pages */
 #define EVENTS 16
 
@@ -93,10 +94,21 @@ static void refuse(struct uvmm_engine *e, struct guest *g, uint64_t ppn)
 	fault_poison(g, ppn);
 }
 
+/* Memory may be about to come back, from a guest that has just ended: growth is
+ * refused only if it was in vain for a while. */
+static bool is_hopeless(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
+{
+	uint64_t since = 0;
+
+	if (atomic_compare_exchange_strong(&g->growth_failed_ns, &since, now_ns))
+		return false;
+	return atomic_load(&e->pressure.exhausted) && now_ns > since + REFUSE_AFTER_NS;
+}
+
 static void no_memory(struct uvmm_engine *e, struct guest *g, uint64_t ppn,
 		      const struct uffd_message *m, bool growth, uint64_t now_ns)
 {
-	if (growth && atomic_load(&e->pressure.exhausted)) {
+	if (growth && is_hopeless(e, g, now_ns)) {
 		refuse(e, g, ppn);
 		return;
 	}
@@ -139,7 +151,9 @@ static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 		rc = s == PAGE_STORED ? load(t, g, ppn, lo, hi) : load_zeros(e, g, ppn, hi);
 		if (rc == -ENOMEM)
 			no_memory(e, g, ppn, m, s == PAGE_PRESENT, now_ns);
-		else if (!rc && pmap_state(pmap_get(&g->pmap, ppn)) == PAGE_LOADING)
+		else if (s == PAGE_PRESENT && atomic_load(&g->growth_failed_ns))
+			atomic_store(&g->growth_failed_ns, 0);
+		if (!rc && pmap_state(pmap_get(&g->pmap, ppn)) == PAGE_LOADING)
 			wait_for_owner(g, ppn, m, now_ns);
 		break;
 	case PAGE_DAMAGED:

@@ -177,6 +177,9 @@ static void reset_counters(struct guest *g)
 	atomic_store(&g->waiting, 0);
 	atomic_store(&g->wants_memory, false);
 	atomic_store(&g->wants_growth, false);
+	atomic_store(&g->growth_failed_ns, 0);
+	atomic_store(&g->direct_io_looked_ns, 0);
+	atomic_store(&g->direct_io_until_ns, 0);
 	atomic_store(&g->hand, 0);
 	for (i = 0; i < GUEST_STREAMS; i++)
 		atomic_store(&g->stream_pages[i], 0);

@@ -71,7 +71,9 @@ struct guest {
 	_Atomic uint32_t waiting;       /* how many waiters are taken */
 	_Atomic bool wants_memory;      /* some of them wait for machine memory */
 	_Atomic bool wants_growth;      /* and of these some for a fresh page */
+	_Atomic uint64_t growth_failed_ns;      /* since when none came; 0: it did */
 
+	_Atomic uint64_t direct_io_looked_ns, direct_io_until_ns;
 	_Atomic uint64_t hand;          /* where reclaim goes on, a chunk number */
 	_Atomic uint64_t stream_end[GUEST_STREAMS];     /* see load.h */
 	_Atomic uint64_t stream_pages[GUEST_STREAMS];
@@ -154,6 +156,12 @@ int guest_arm_all(struct guest *g);
 void guest_open_chunk(struct guest *g, uint64_t chunk);
 /* Opens every chunk without absent pages that nobody holds. */
 void guest_open_idle(struct guest *g);
+
+/* --- direct I/O -------------------------------------------------------------- */
+
+/* The guest's process has files open for it; looked at anew after 5 ms, and
+ * believed for a second once true. */
+bool guest_may_do_direct_io(struct guest *g);
 
 /* --- stalls: thread time spent waiting -------------------------------------- */
 

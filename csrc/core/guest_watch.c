@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT
- * Arming of chunks and the accounting of stalls; see guest.h. */
+ * Arming of chunks, direct I/O, and the accounting of stalls; see guest.h. */
 #include <errno.h>
 #include <string.h>
 
 #include "clock.h"
+#include "direct_io.h"
 #include "guest.h"
 #include "locks.h"
 #include "uffd.h"
+
+#define DIRECT_IO_LOOK_NS (5 * NS_PER_MS)
+#define DIRECT_IO_BELIEVED_NS NS_PER_S
 
 static int register_chunks(struct guest *g, uint64_t chunk, uint64_t n,
 			   enum guest_arms arms)
@@ -112,6 +116,21 @@ void guest_open_idle(struct guest *g)
 				pmap_chunk_release(&g->pmap, from++);
 		}
 	}
+}
+
+bool guest_may_do_direct_io(struct guest *g)
+{
+	uint64_t now = clock_ns();
+
+	if (now < atomic_load(&g->direct_io_until_ns))
+		return true;
+	if (now - atomic_load(&g->direct_io_looked_ns) < DIRECT_IO_LOOK_NS)
+		return false;
+	atomic_store(&g->direct_io_looked_ns, now);
+	if (!direct_io_possible(g->pid))
+		return false;
+	atomic_store(&g->direct_io_until_ns, now + DIRECT_IO_BELIEVED_NS);
+	return true;
 }
 
 void guest_stall_begin(struct guest *g, uint32_t tid, uint64_t addr, uint64_t since_ns)

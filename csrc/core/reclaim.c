@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "direct_io.h"
 #include "engine.h"
 #include "load.h"
 #include "uffd.h"
@@ -17,13 +18,16 @@
 #define BATCH 128u              /* pages: they stay in a CPU's cache */
 #define PUNCH_TRIES 100         /* others' use of a page lasts microseconds */
 #define PUNCH_SLEEP_NS 20000
+#define DIRECT_SLEEP_NS (5 * NS_PER_MS) /* longer than a read of a disk takes */
+#define DIRECT_TRIES 20
 
 struct reclaim_buffer {
 	struct view view;
 	char *copy;                     /* BATCH pages; where no view may be used */
 	const char *pages_at;           /* the batch's pages, in the view or copied */
+	bool claimed[UVMM_CHUNK_PAGES]; /* EVICTING, later PUNCHING, by us */
 	/* By page of the batch: */
-	bool mine[BATCH];               /* EVICTING, later PUNCHING, by us */
+	bool *mine;                     /* its part of claimed */
 	bool zero[BATCH];
 	uint32_t sum[BATCH];
 	/* By page to be stored, dense: */
@@ -80,19 +84,27 @@ static int read_pages(const struct guest *g, uint64_t ppn, uint64_t n, char *dst
 	return 0;
 }
 
-/* Step 1: how many pages are ours. */
-static uint32_t claim(struct guest *g, uint64_t lo, uint32_t n, struct reclaim_buffer *b)
+/* Step 1: claims up to want pages with data in the chunk that begins at first; all
+ * lie in [*lo, *hi). How many. */
+static uint32_t claim(struct guest *g, uint64_t first, uint64_t want,
+		      struct reclaim_buffer *b, uint64_t *lo, uint64_t *hi)
 {
-	uint32_t i, mine = 0;
+	uint64_t end = first + UVMM_CHUNK_PAGES, at = first, stop;
+	uint32_t n = 0;
 
-	for (i = 0; i < n; i++) {
-		pmap_entry e = pmap_get(&g->pmap, lo + i);
+	memset(b->claimed, 0, sizeof(b->claimed));
+	while (n < want && machine_next_data(g->memfd, &at, &stop, end)) {
+		for (; at < stop && n < want; at++) {
+			pmap_entry e = pmap_make(PAGE_PRESENT, 0);
 
-		b->mine[i] = e == pmap_make(PAGE_PRESENT, 0) &&
-			pmap_move(&g->pmap, lo + i, &e, pmap_make(PAGE_EVICTING, 0));
-		mine += b->mine[i];
+			if (!pmap_move(&g->pmap, at, &e, pmap_make(PAGE_EVICTING, 0)))
+				continue;
+			b->claimed[at - first] = true;
+			*lo = n++ ? *lo : at;
+			*hi = at + 1;
+		}
 	}
-	return mine;
+	return n;
 }
 
 /* Takes page i of the batch, which is EVICTING, back; no matter if a writer did. */
@@ -294,25 +306,17 @@ static uint32_t settle(struct guest *g, uint64_t lo, uint32_t n, struct tier *ti
 	return taken + *zero;
 }
 
-/* Takes what it can of [lo, lo + n), n <= BATCH, within a chunk that is ours. */
+/* Steps 3 to 6 for [lo, lo + n), n <= BATCH, all of which was claimed. */
 static int batch(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint32_t n,
 		 struct tier *tier, struct reclaim_buffer *b, struct uvmm_job_result *res)
 {
-	uint64_t addr = guest_addr(g, lo), len = (uint64_t)n << UVMM_PAGE_SHIFT;
-	uint32_t mine, zero;
+	uint32_t zero;
 	int rc;
 
-	mine = claim(g, lo, n, b);
-	if (!mine)
-		return 0;
-	pmap_chunk_add(&g->pmap, lo, mine);
-	memset(b->zero, 0, sizeof(b->zero));
+	b->mine = b->claimed + lo % UVMM_CHUNK_PAGES;
 	b->stored = 0;
-	rc = guest_shield_chunk(g, lo / UVMM_CHUNK_PAGES);
-	if (!rc && uffd_protect(g->uffd, addr, len))
-		rc = -EAGAIN;
-	if (!rc)
-		rc = look(e, g, lo, n, b);
+	memset(b->zero, 0, sizeof(b->zero));
+	rc = look(e, g, lo, n, b);
 	if (!rc)
 		rc = store(g, lo, n, tier, b);
 	if (rc && rc != -ENOSPC)
@@ -323,7 +327,62 @@ static int batch(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint32_t n
 	punch(e, g, lo, n, tier, b);
 	res->pages += settle(g, lo, n, tier, b, &zero);
 	res->zero_pages += zero;
-	uffd_unprotect(g->uffd, addr, len);
+	memset(b->mine, 0, n);
+	return rc;
+}
+
+/* The next run of claimed pages in [*lo, hi), at most a batch. */
+static uint32_t next_run(const struct reclaim_buffer *b, uint64_t *lo, uint64_t hi)
+{
+	uint32_t n = 0;
+
+	while (*lo < hi && !b->claimed[*lo % UVMM_CHUNK_PAGES])
+		(*lo)++;
+	while (n < BATCH && *lo + n < hi && b->claimed[(*lo + n) % UVMM_CHUNK_PAGES])
+		n++;
+	return n;
+}
+
+/* Step 2. A device may write still to what it had pinned before: if the guest can
+ * have asked it to, waits until it should have done so. */
+static int protect(struct guest *g, uint64_t lo, uint64_t hi)
+{
+	int tries = 0, rc;
+
+	rc = guest_shield_chunk(g, lo / UVMM_CHUNK_PAGES);
+	if (rc)
+		return rc;
+	if (uffd_protect(g->uffd, guest_addr(g, lo), (hi - lo) << UVMM_PAGE_SHIFT))
+		return -EAGAIN;
+	if (!guest_may_do_direct_io(g))
+		return 0;
+	do {
+		clock_sleep_ns(DIRECT_SLEEP_NS);
+		if (++tries > DIRECT_TRIES)
+			return -EAGAIN;
+	} while (direct_io_waiting(g->pid));
+	return 0;
+}
+
+/* The claimed pages of a chunk. -EAGAIN: not now. */
+static int take(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi,
+		struct tier *tier, struct reclaim_buffer *b, struct uvmm_job_result *res)
+{
+	uint64_t at = lo;
+	uint32_t n;
+	int rc;
+
+	rc = protect(g, lo, hi);
+	while (!rc && (n = next_run(b, &at, hi))) {
+		rc = batch(e, g, at, n, tier, b, res);
+		at += n;
+	}
+	/* After an error, the rest. */
+	for (at = lo; (n = next_run(b, &at, hi)); at += n) {
+		b->mine = b->claimed + at % UVMM_CHUNK_PAGES;
+		give_all_up(g, at, n, b);
+	}
+	uffd_unprotect(g->uffd, guest_addr(g, lo), (hi - lo) << UVMM_PAGE_SHIFT);
 	guest_wake(g, lo - lo % UVMM_CHUNK_PAGES, UVMM_CHUNK_PAGES);
 	return rc;
 }
@@ -332,24 +391,19 @@ static int reclaim_chunk(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
 			 uint64_t want, struct tier *tier, struct reclaim_buffer *b,
 			 struct uvmm_job_result *res)
 {
-	uint64_t lo = chunk * UVMM_CHUNK_PAGES, end = lo + UVMM_CHUNK_PAGES, hi;
-	uint64_t goal = res->pages + want;
+	uint64_t first = chunk * UVMM_CHUNK_PAGES, lo = 0, hi = 0;
+	uint32_t n;
 	int rc = 0;
 
 	if (!pmap_chunk_claim(&g->pmap, chunk))
 		return 0;
-	while (!rc && res->pages < goal && machine_next_data(g->memfd, &lo, &hi, end)) {
-		while (!rc && lo < hi && res->pages < goal) {
-			uint64_t n = hi - lo < BATCH ? hi - lo : BATCH;
-
-			if (n > goal - res->pages)
-				n = goal - res->pages;
-			rc = batch(e, g, lo, (uint32_t)n, tier, b, res);
-			lo += n;
-		}
+	n = claim(g, first, want, b, &lo, &hi);
+	if (n) {
+		pmap_chunk_add(&g->pmap, first, n);
+		rc = take(e, g, lo, hi, tier, b, res);
 	}
 	pmap_chunk_release(&g->pmap, chunk);
-	return rc;
+	return rc == -EAGAIN ? 0 : rc;
 }
 
 /* The chunk with data at or after the hand, which moves behind it; *left is how

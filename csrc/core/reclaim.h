@@ -3,16 +3,20 @@
  * reclaim - takes pages out of guests: on request, and in the background when
  * the budget asks for it (pressure.h).
  *
- *   A batch of pages of one chunk, whose busy bit the reclaimer holds:
- *     1  PRESENT -> EVICTING; count them absent, shield the chunk
- *     2  write-protect: from here a writer faults, and wins
+ *   Pages of one chunk, whose busy bit the reclaimer holds:
+ *     1  PRESENT -> EVICTING; count them absent
+ *     2  shield the chunk, write-protect: from here a writer faults, and wins. A
+ *        guest with direct I/O is given time to finish it (direct_io.h)
+ *   then in batches of neighbours:
  *     3  look at the pages in place (view.h): zero pages need no store, the
  *        others go to the tier with their checksum
  *     4  take the checksum once more: direct I/O that had pinned a page before 2
  *        writes without a fault
  *     5  EVICTING -> PUNCHING, the commit; lost if a writer came
  *     6  punch the holes; PUNCHING -> STORED, or PRESENT for a zero page
- *     7  take the protection off the range, which wakes all who wait in it
+ *   and for all:
+ *     7  take the protection off, which wakes all who wait in the range
+ *
  *   The shield is there because a part of a large page cannot be punched while
  *   somebody else uses another part of it: the kernel then puts zeros there, says
  *   nothing, and would let the guest see them. So that a hole is looked for

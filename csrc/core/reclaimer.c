@@ -10,15 +10,15 @@
 #define IDLE_NS (2 * NS_PER_MS)
 #define BARREN_MAX 8                    /* rounds without a page: exhausted */
 
-/* Parts of a thousand that g is above its target, or without anyone above it
- * above its min. 0: not to be taken from. */
+/* What g holds, in thousandths of its target; 0 if it holds no more than floor_pages:
+ * not to be taken from. */
 static uint64_t excess(const struct guest *g, uint64_t floor_pages)
 {
 	uint64_t resident = machine_file_pages(g->memfd);
 
-	if (resident <= floor_pages || !resident)
+	if (resident <= floor_pages)
 		return 0;
-	return 1 + (resident - floor_pages) * 1000 / resident;
+	return 1 + resident * 1000 / (atomic_load(&g->target_pages) + 1);
 }
 
 /* Entered, to be left; NULL if nobody has anything. `barren` rounds in a row
