@@ -10,7 +10,7 @@
  *
  *   Errors   what cannot be read counts as no direct I/O: the process is gone.
  *   Threads  any.
- *   Source   proc(5): /proc/pid/fdinfo, /proc/pid/task/tid/stat
+ *   Source   proc(5): /proc/pid/fdinfo, /proc/pid/task/tid/stat and schedstat, io
  */
 #ifndef DIRECT_IO_H
 #define DIRECT_IO_H
@@ -21,7 +21,28 @@
 /* The process has a file open through which it could. About 6 us a descriptor. */
 bool direct_io_possible(int32_t pid);
 
-/* A thread of it waits for a device. */
-bool direct_io_waiting(int32_t pid);
+#define DIRECT_IO_THREADS_MAX 64
+
+struct direct_io_thread {
+	int32_t tid;
+	bool settled;           /* uses nothing any more that it had pinned */
+	uint64_t ran_ns;        /* CPU time it had had */
+	uint64_t calls;         /* reads and writes it had finished */
+};
+
+/* The threads of a process at some moment. */
+struct direct_io_watch {
+	int32_t pid;
+	int threads;            /* may be more than are noted */
+	struct direct_io_thread thread[DIRECT_IO_THREADS_MAX];
+};
+
+/* Looks at the threads now. */
+void direct_io_begin(struct direct_io_watch *w, int32_t pid);
+
+/* Looks again: true if each thread noted has been seen outside a wait for a device,
+ * or has finished a read or write, or has run for long since. What it had pinned
+ * by a system call before is then no longer in use. */
+bool direct_io_settled(struct direct_io_watch *w);
 
 #endif /* DIRECT_IO_H */

@@ -347,6 +347,7 @@ static uint32_t next_run(const struct reclaim_buffer *b, uint64_t *lo, uint64_t 
  * have asked it to, waits until it should have done so. */
 static int protect(struct guest *g, uint64_t lo, uint64_t hi)
 {
+	struct direct_io_watch watch;
 	int tries = 0, rc;
 
 	rc = guest_shield_chunk(g, lo / UVMM_CHUNK_PAGES);
@@ -356,11 +357,12 @@ static int protect(struct guest *g, uint64_t lo, uint64_t hi)
 		return -EAGAIN;
 	if (!guest_may_do_direct_io(g))
 		return 0;
+	direct_io_begin(&watch, g->pid);
 	do {
 		clock_sleep_ns(DIRECT_SLEEP_NS);
 		if (++tries > DIRECT_TRIES)
 			return -EAGAIN;
-	} while (direct_io_waiting(g->pid));
+	} while (!direct_io_settled(&watch));
 	return 0;
 }
 
