@@ -104,6 +104,7 @@ struct pmap {
  * it as a whole. */
 #define CHUNK_ABSENT_MASK 0xffffu
 #define CHUNK_BUSY 0x10000u
+#define CHUNK_EVER 0x20000u             /* a page of it was absent once */
 
 /* Maps the table over fd, an empty file that is given its size here; the caller
  * may close fd.  -ENOMEM, -ENOSPC, ... */
@@ -143,6 +144,18 @@ static inline void pmap_chunk_add(struct pmap *p, uint64_t ppn, uint32_t pages)
 static inline void pmap_chunk_sub(struct pmap *p, uint64_t ppn, uint32_t pages)
 {
 	atomic_fetch_sub(&p->chunk[ppn / UVMM_CHUNK_PAGES], pages);
+}
+
+/* Before the first page of a chunk leaves PRESENT for reclaim. */
+static inline void pmap_chunk_mark(struct pmap *p, uint64_t chunk)
+{
+	if (!(atomic_load(&p->chunk[chunk]) & CHUNK_EVER))
+		atomic_fetch_or(&p->chunk[chunk], CHUNK_EVER);
+}
+
+static inline bool pmap_chunk_marked(const struct pmap *p, uint64_t chunk)
+{
+	return atomic_load(&p->chunk[chunk]) & CHUNK_EVER;
 }
 
 /* Becomes the one who holds the busy bit; false if there is one. */

@@ -46,15 +46,17 @@ static bool claim(struct guest *g, uint64_t ppn, struct discard *d, int *rc)
 	}
 }
 
-static void punch_and_release(struct uvmm_engine *e, struct guest *g, uint64_t lo,
+static int punch_and_release(struct uvmm_engine *e, struct guest *g, uint64_t lo,
 			      uint64_t n, struct discard *d)
 {
 	uint64_t ppn;
+	int rc = 0;
 
 	if (!n)
-		return;
-	fallocate(g->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-		  (off_t)(lo << UVMM_PAGE_SHIFT), (off_t)(n << UVMM_PAGE_SHIFT));
+		return 0;
+	if (fallocate(g->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		      (off_t)(lo << UVMM_PAGE_SHIFT), (off_t)(n << UVMM_PAGE_SHIFT)))
+		rc = -EIO;
 	for (ppn = lo; ppn < lo + n; ppn++)
 		pmap_set(&g->pmap, ppn, pmap_make(PAGE_PRESENT, 0));
 	if (d->stored) {
@@ -64,6 +66,7 @@ static void punch_and_release(struct uvmm_engine *e, struct guest *g, uint64_t l
 		d->stored = 0;
 	}
 	guest_wake(g, lo, n);
+	return rc;
 }
 
 static bool any_pinned(const struct guest *g, uint64_t lo, uint64_t hi)
@@ -76,18 +79,19 @@ static bool any_pinned(const struct guest *g, uint64_t lo, uint64_t hi)
 	return false;
 }
 
-/* Nothing is there and nothing is stored: no need to fill the page map. */
+/* Nothing is in the file, and nothing was ever taken out: no need to fill the page
+ * map. In this order: what is taken out meanwhile was marked before. */
 static bool is_untouched(const struct guest *g, uint64_t lo, uint64_t hi)
 {
-	return !pmap_chunk_absent(&g->pmap, lo / UVMM_CHUNK_PAGES) &&
-	       machine_seek_data(g->memfd, lo) >= hi;
+	return machine_seek_data(g->memfd, lo) >= hi &&
+	       !pmap_chunk_marked(&g->pmap, lo / UVMM_CHUNK_PAGES);
 }
 
 int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages)
 {
 	uint64_t at = ppn, end = ppn + pages, lo;
 	struct discard d = { .stored = 0 };
-	int rc = 0;
+	int rc = 0, failed;
 
 	if (atomic_load(&g->pinned_pages) && any_pinned(g, ppn, end))
 		return -EBUSY;
@@ -104,7 +108,8 @@ int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t
 		}
 		for (lo = at; at < stop && claim(g, at, &d, &rc); at++)
 			;
-		punch_and_release(e, g, lo, at - lo, &d);
+		failed = punch_and_release(e, g, lo, at - lo, &d);
+		rc = rc ? rc : failed;
 		if (at < stop)
 			at++;   /* damaged, or the end */
 	}

@@ -19,6 +19,7 @@ struct uvmm_engine;
 /* Drops the contents: zero from now. Damaged pages stay so.
  *   -EBUSY  a page is pinned; nothing was dropped (unless it was pinned while
  *           this call was on its way)
+ *   -EIO    the kernel refused; some of it may be dropped
  *   -ESRCH  the guest goes away */
 int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages);
 

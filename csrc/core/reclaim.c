@@ -399,6 +399,7 @@ static int reclaim_chunk(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
 
 	if (!pmap_chunk_claim(&g->pmap, chunk))
 		return 0;
+	pmap_chunk_mark(&g->pmap, chunk);
 	n = claim(g, first, want, b, &lo, &hi);
 	if (n) {
 		pmap_chunk_add(&g->pmap, first, n);

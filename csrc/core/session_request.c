@@ -48,7 +48,8 @@ static const char *range_why(uint16_t type, int rc)
 	case -ENOMEM:
 		return "machine memory cannot hold more pinned pages";
 	case -EIO:
-		return "a page of the range is lost: its stored copy is damaged";
+		return type == UVMM_MSG_DISCARD ? "the kernel refused to free a part of the range" :
+			"a page of the range is lost: its stored copy is damaged";
 	case -EINVAL:
 		return type == UVMM_MSG_UNPIN ? "the range is not all pinned, or not in guest memory" :
 						"the range is empty or not in guest memory";

@@ -81,7 +81,9 @@ UVMM_PUBLIC int uvmm_trim(uvmm_guest *g, uint64_t *pages);
 
 /* Forgets the contents of [addr, addr + bytes): reads as zeros, holds nothing.
  *   -EINVAL        not page-aligned, empty or outside guest memory
- *   -EBUSY         a page of it is pinned; nothing was discarded
+ *   -EBUSY         a page of it is pinned; nothing was discarded, unless it was
+ *                  pinned while this call was under way
+ *   -EIO           the kernel refused; some of it may be discarded
  *   -ECONNRESET    the daemon is gone */
 UVMM_PUBLIC int uvmm_discard(uvmm_guest *g, void *addr, size_t bytes);
 
