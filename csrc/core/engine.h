@@ -30,7 +30,7 @@ struct uvmm_engine {
 	struct reclaimer reclaimer;
 	struct memfs *memfs;
 	struct session *session;
-	_Atomic int64_t small_loads;    /* chunks to load before a large page is tried */
+	_Atomic int64_t chunks_by_page; /* to load before a large page is tried again */
 	_Atomic uint64_t refused;
 	_Atomic uint64_t damaged_pages;
 	_Atomic uint64_t pinned_pages;

@@ -62,7 +62,7 @@ int load_pages(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi,
 	       uint64_t must, struct load_buffer *b, uint64_t *loaded);
 
 /* Loads a chunk that is absent as a whole; how many pages came: all or none. None
- * if it does not qualify, memory is not plentiful, or a page of it is bad (which
+ * if it does not qualify, memory is not plentiful, large pages are slow to get, or a page of it is bad (which
  * load_pages will tell). */
 uint64_t load_chunk(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
 		    struct load_buffer *b);

@@ -9,7 +9,7 @@
 #include "load.h"
 
 #define LARGE_SLOW_NS (UVMM_CHUNK_PAGES * 1000ull)
-#define SMALL_LOADS 512
+#define CHUNKS_BY_PAGE 256
 #define PUNCH_TRIES 100
 #define PUNCH_SLEEP_NS 20000
 
@@ -29,20 +29,16 @@ static bool claim_all(struct guest *g, uint64_t lo, struct load_buffer *b)
 
 /* Has the chunk mapped to be filled. A fresh large page may cost far more than 512
  * small ones that were used lately, where the machine is virtual and its memory
- * has to come from the host first: then small ones do for a while. */
+ * has to come from the host first: then chunks come page by page for a while. */
 static int map(struct uvmm_engine *e, struct guest *g, uint64_t lo, struct load_buffer *b,
 	       char **at)
 {
-	bool large = atomic_load(&e->small_loads) <= 0;
 	uint64_t since = clock_ns();
 	int rc;
 
-	rc = view_map(&b->view, g->memfd, lo, UVMM_CHUNK_PAGES,
-		      large ? VIEW_FILL_LARGE : VIEW_FILL, at);
-	if (!large)
-		atomic_fetch_sub(&e->small_loads, 1);
-	else if (clock_ns() - since > LARGE_SLOW_NS)
-		atomic_store(&e->small_loads, SMALL_LOADS);
+	rc = view_map(&b->view, g->memfd, lo, UVMM_CHUNK_PAGES, VIEW_FILL, at);
+	if (clock_ns() - since > LARGE_SLOW_NS)
+		atomic_store(&e->chunks_by_page, CHUNKS_BY_PAGE);
 	return rc;
 }
 
@@ -127,6 +123,10 @@ uint64_t load_chunk(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
 {
 	uint64_t lo = chunk * UVMM_CHUNK_PAGES, loaded = 0;
 
+	if (atomic_load(&e->chunks_by_page) > 0) {
+		atomic_fetch_sub(&e->chunks_by_page, 1);
+		return 0;
+	}
 	if (e->cfg.via || pmap_chunk_absent(&g->pmap, chunk) != UVMM_CHUNK_PAGES ||
 	    !pressure_take(&e->pressure, UVMM_CHUNK_PAGES, PRESSURE_AHEAD))
 		return 0;

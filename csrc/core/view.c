@@ -44,7 +44,7 @@ int view_map(struct view *v, int fd, uint64_t ppn, uint64_t n, enum view_use use
 	if (mmap(to, bytes, use != VIEW_LOOK ? PROT_READ | PROT_WRITE : PROT_READ,
 		 MAP_SHARED | MAP_FIXED, fd, (off_t)(ppn * UVMM_PAGE_SIZE)) == MAP_FAILED)
 		return -errno;
-	if (use == VIEW_FILL_LARGE)
+	if (use == VIEW_FILL)
 		madvise(to, bytes, MADV_HUGEPAGE);
 	if (madvise(to, bytes, use != VIEW_LOOK ? MADV_POPULATE_WRITE : MADV_POPULATE_READ)) {
 		int rc = -errno;

@@ -27,8 +27,7 @@ void view_fini(struct view *v);
 
 enum view_use {
 	VIEW_LOOK,              /* read-only */
-	VIEW_FILL,              /* to be written */
-	VIEW_FILL_LARGE,        /* the same, as a large page where possible */
+	VIEW_FILL,              /* to be written, as a large page where possible */
 };
 
 /* Maps [ppn, ppn + n) of one chunk, and has all of it there. *at is the first page.
