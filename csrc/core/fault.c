@@ -17,6 +17,7 @@
 #define MESSAGES 16
 #define SLICE_NS NS_PER_MS
 #define REFUSE_AFTER_NS (100 * NS_PER_MS)
+#define IN_VAIN_MAX 4
 #define MINOR_WINDOW 64u        /* pages */
 #define EVENTS 16
 
@@ -197,30 +198,70 @@ static bool is_crowded(const struct fault_thread *t)
 	return distinct > t->engine->faults.threads;
 }
 
-/* Takes one message at a time, so that other fault threads take the next ones;
- * whoever was woken runs before this one looks for more, since it may fault next.
+/* How many messages were there. Takes one at a time, so that other fault threads
+ * take the next ones; whoever was woken runs before this one looks for more,
+ * since it may fault next.
  *
  * In a crowd the newest message goes first: its thread goes on faulting at full
  * speed for a slice while the others wait, as they would for a CPU. Serving all
  * in turn would have each of them wait for all others at every fault. */
-static void serve(struct fault_thread *t, struct guest *g)
+static int serve_all(struct fault_thread *t, struct guest *g)
 {
 	uint64_t until = clock_ns() + SLICE_NS;
 	struct uffd_message m[MESSAGES];
-	int n = 0;
+	int n = 0, served = 0;
 
-	if (!guest_enter(g))
-		return;
 	for (;;) {
 		int room = is_crowded(t) ? MESSAGES - n : !n;
 
 		if (room && clock_ns() < until)
 			n += uffd_read(g->uffd, m + n, room);
 		if (!n)
-			break;
+			return served;
 		serve_one(t, g, &m[--n]);
+		served++;
 		sched_yield();
 	}
+}
+
+static void listen_to(const struct fault_thread *t, struct guest *g, uint32_t events)
+{
+	struct epoll_event ev = { .events = events, .data.ptr = g };
+
+	epoll_ctl(t->epoll, EPOLL_CTL_MOD, g->uffd, &ev);
+}
+
+static void all_listen(struct faults *f, struct guest *g)
+{
+	uint64_t quiet = atomic_exchange(&g->quiet, 0);
+
+	for (; quiet; quiet &= quiet - 1)
+		listen_to(&f->thread[__builtin_ctzll(quiet)], g, EPOLLIN);
+}
+
+/* Another thread takes all of the guest's messages: being woken for each of them
+ * costs the faulting CPU an interrupt, and taking one now and then costs the guest
+ * a wake-up across CPUs. Quiet until that thread has nothing to do. */
+static void be_quiet(struct fault_thread *t, struct guest *g)
+{
+	struct faults *f = &t->engine->faults;
+
+	listen_to(t, g, 0);
+	atomic_fetch_or(&g->quiet, 1ull << (t - f->thread));
+	if (atomic_load(&g->servers) < 2)
+		all_listen(f, g);
+}
+
+static void serve(struct fault_thread *t, struct guest *g)
+{
+	if (!guest_enter(g))
+		return;
+	atomic_fetch_add(&g->servers, 1);
+	t->in_vain = serve_all(t, g) ? 0 : t->in_vain + 1;
+	if (t->in_vain >= IN_VAIN_MAX && atomic_load(&g->servers) > 1)
+		be_quiet(t, g);
+	if (atomic_fetch_sub(&g->servers, 1) == 1 && atomic_load(&g->quiet))
+		all_listen(&t->engine->faults, g);
 	guest_leave(g);
 }
 

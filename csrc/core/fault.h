@@ -37,6 +37,7 @@ struct fault_thread {
 	int cpu;                /* -1: not pinned */
 	uint32_t recent[FAULT_RECENT];  /* whose faults it served last */
 	uint64_t faults;
+	int in_vain;            /* times that it found no message, in a row */
 	int epoll;
 	pthread_t thread;
 	bool runs;

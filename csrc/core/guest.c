@@ -175,6 +175,8 @@ static void reset_counters(struct guest *g)
 
 	memset(g->waiters, 0, sizeof(g->waiters));
 	atomic_store(&g->waiting, 0);
+	atomic_store(&g->servers, 0);
+	atomic_store(&g->quiet, 0);
 	atomic_store(&g->wants_memory, false);
 	atomic_store(&g->wants_growth, false);
 	atomic_store(&g->growth_failed_ns, 0);

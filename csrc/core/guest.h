@@ -79,6 +79,9 @@ struct guest {
 	_Atomic uint64_t stream_pages[GUEST_STREAMS];
 	_Atomic uint32_t stream_next;
 
+	_Atomic int servers;            /* fault threads that look for its messages */
+	_Atomic uint64_t quiet;         /* those that do not listen; see fault.c */
+
 	/* Counters, as in struct uvmm_guest_stats. */
 	_Atomic uint64_t stored_pages, pinned_pages, faults, pages_in, pages_out;
 	_Atomic uint64_t zero_dropped, aborted, damaged_pages, stall_ns;
