@@ -198,14 +198,14 @@ static bool is_crowded(const struct fault_thread *t)
 	return distinct > t->engine->faults.threads;
 }
 
-/* How many messages were there. Takes one at a time, so that other fault threads
- * take the next ones; whoever was woken runs before this one looks for more,
- * since it may fault next.
+/* How many messages were there; *dry: and there are no more. Takes one at a time, so
+ * that other fault threads take the next ones; whoever was woken runs before
+ * this one looks for more, since it may fault next.
  *
  * In a crowd the newest message goes first: its thread goes on faulting at full
  * speed for a slice while the others wait, as they would for a CPU. Serving all
  * in turn would have each of them wait for all others at every fault. */
-static int serve_all(struct fault_thread *t, struct guest *g)
+static int serve_all(struct fault_thread *t, struct guest *g, bool *dry)
 {
 	uint64_t until = clock_ns() + SLICE_NS;
 	struct uffd_message m[MESSAGES];
@@ -213,11 +213,14 @@ static int serve_all(struct fault_thread *t, struct guest *g)
 
 	for (;;) {
 		int room = is_crowded(t) ? MESSAGES - n : !n;
+		bool look = room && clock_ns() < until;
 
-		if (room && clock_ns() < until)
+		if (look)
 			n += uffd_read(g->uffd, m + n, room);
-		if (!n)
+		if (!n) {
+			*dry = look;
 			return served;
+		}
 		serve_one(t, g, &m[--n]);
 		served++;
 		sched_yield();
@@ -239,9 +242,18 @@ static void all_listen(struct faults *f, struct guest *g)
 		listen_to(&f->thread[__builtin_ctzll(quiet)], g, EPOLLIN);
 }
 
-/* Another thread takes all of the guest's messages: being woken for each of them
- * costs the faulting CPU an interrupt, and taking one now and then costs the guest
- * a wake-up across CPUs. Quiet until that thread has nothing to do. */
+/* Another thread serves the guest, and does it better alone: this one looks in vain,
+ * or in a crowd half of the CPUs serve already and the crowd needs the others.
+ * Being woken for a message costs the faulting CPU an interrupt, and taking one
+ * on another CPU costs the guest a wake-up across CPUs. */
+static bool is_one_too_many(const struct fault_thread *t, const struct guest *g)
+{
+	int servers = atomic_load(&g->servers), enough = t->engine->faults.threads / 2;
+
+	return servers > 1 && (t->in_vain >= IN_VAIN_MAX ||
+			       (servers > enough && is_crowded(t)));
+}
+
 static void be_quiet(struct fault_thread *t, struct guest *g)
 {
 	struct faults *f = &t->engine->faults;
@@ -252,16 +264,26 @@ static void be_quiet(struct fault_thread *t, struct guest *g)
 		all_listen(f, g);
 }
 
+/* Somebody listens at any time: be_quiet() looks for another server after it has
+ * marked the thread quiet, and the last server looks for such marks after it has
+ * left; it may leave the others quiet if it goes on listening itself. */
 static void serve(struct fault_thread *t, struct guest *g)
 {
+	struct faults *f = &t->engine->faults;
+	uint64_t mine = 1ull << (t - f->thread), quiet;
+	bool dry;
+
 	if (!guest_enter(g))
 		return;
 	atomic_fetch_add(&g->servers, 1);
-	t->in_vain = serve_all(t, g) ? 0 : t->in_vain + 1;
-	if (t->in_vain >= IN_VAIN_MAX && atomic_load(&g->servers) > 1)
+	t->in_vain = serve_all(t, g, &dry) ? 0 : t->in_vain + 1;
+	if (is_one_too_many(t, g))
 		be_quiet(t, g);
-	if (atomic_fetch_sub(&g->servers, 1) == 1 && atomic_load(&g->quiet))
-		all_listen(&t->engine->faults, g);
+	if (atomic_fetch_sub(&g->servers, 1) == 1) {
+		quiet = atomic_load(&g->quiet);
+		if (quiet && (dry || quiet & mine))
+			all_listen(f, g);
+	}
 	guest_leave(g);
 }
 
