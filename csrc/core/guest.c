@@ -180,7 +180,7 @@ static void reset_counters(struct guest *g)
 	atomic_store(&g->wants_memory, false);
 	atomic_store(&g->wants_growth, false);
 	atomic_store(&g->growth_failed_ns, 0);
-	atomic_store(&g->direct_io_looked_ns, 0);
+	atomic_store(&g->direct_io_look_ns, 0);
 	atomic_store(&g->direct_io_until_ns, 0);
 	atomic_store(&g->hand, 0);
 	for (i = 0; i < GUEST_STREAMS; i++)

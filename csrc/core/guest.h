@@ -73,7 +73,7 @@ struct guest {
 	_Atomic bool wants_growth;      /* and of these some for a fresh page */
 	_Atomic uint64_t growth_failed_ns;      /* since when none came; 0: it did */
 
-	_Atomic uint64_t direct_io_looked_ns, direct_io_until_ns;
+	_Atomic uint64_t direct_io_look_ns, direct_io_until_ns;
 	_Atomic uint64_t hand;          /* where reclaim goes on, a chunk number */
 	_Atomic uint64_t stream_end[GUEST_STREAMS];     /* see load.h */
 	_Atomic uint64_t stream_pages[GUEST_STREAMS];
@@ -162,8 +162,8 @@ void guest_open_idle(struct guest *g);
 
 /* --- direct I/O -------------------------------------------------------------- */
 
-/* The guest's process has files open for it; looked at anew after 5 ms, and
- * believed for a second once true. */
+/* The guest's process has files open for it; looked at anew after 5 ms (less
+ * often if looking takes long), and believed for a second once true. */
 bool guest_may_do_direct_io(struct guest *g);
 
 /* --- stalls: thread time spent waiting -------------------------------------- */

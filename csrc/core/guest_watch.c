@@ -11,6 +11,7 @@
 
 #define DIRECT_IO_LOOK_NS (5 * NS_PER_MS)
 #define DIRECT_IO_BELIEVED_NS NS_PER_S
+#define DIRECT_IO_SPARE 20u      /* looking takes at most a part in so many */
 
 static int register_chunks(struct guest *g, uint64_t chunk, uint64_t n,
 			   enum guest_arms arms)
@@ -120,17 +121,20 @@ void guest_open_idle(struct guest *g)
 
 bool guest_may_do_direct_io(struct guest *g)
 {
-	uint64_t now = clock_ns();
+	uint64_t now = clock_ns(), cost;
+	bool possible;
 
 	if (now < atomic_load(&g->direct_io_until_ns))
 		return true;
-	if (now - atomic_load(&g->direct_io_looked_ns) < DIRECT_IO_LOOK_NS)
+	if (now < atomic_load(&g->direct_io_look_ns))
 		return false;
-	atomic_store(&g->direct_io_looked_ns, now);
-	if (!direct_io_possible(g->pid))
-		return false;
-	atomic_store(&g->direct_io_until_ns, now + DIRECT_IO_BELIEVED_NS);
-	return true;
+	possible = direct_io_possible(g->pid);
+	cost = clock_ns() - now;
+	/* A process may have very many files. */
+	atomic_store(&g->direct_io_look_ns, now + DIRECT_IO_LOOK_NS + DIRECT_IO_SPARE * cost);
+	if (possible)
+		atomic_store(&g->direct_io_until_ns, now + DIRECT_IO_BELIEVED_NS);
+	return possible;
 }
 
 void guest_stall_begin(struct guest *g, uint32_t tid, uint64_t addr, uint64_t since_ns)
