@@ -160,6 +160,52 @@ def test_closed_descriptors_and_children(scratch: Scratch, tmp_path: Path) -> No
     assert guest.wait(10) == 0
 
 
+def test_direct_io_into_pages_that_are_reclaimed(
+    scratch: Scratch, tmp_path: Path
+) -> None:
+    guest = start(scratch, tmp_path, "direct", """
+        import tempfile, threading
+        RUN = 64 * 4096
+        wrong, rounds, done = [], [], time.monotonic() + 4
+
+        def read(number):
+            fd, path = tempfile.mkstemp(dir="/var/tmp")
+            os.unlink(path)
+            direct = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_DIRECT)
+            own = np.random.default_rng(number)
+            with guest.allocate(32 * RUN) as block:
+                pages(block)[:] = 1
+                while time.monotonic() < done:
+                    at = int(own.integers(32)) * RUN
+                    want = own.bytes(RUN)
+                    os.pwrite(fd, want, 0)
+                    os.fsync(fd)
+                    assert os.preadv(direct, [block.memory[at : at + RUN]], 0) == RUN
+                    time.sleep(own.random() / 1000)
+                    if bytes(block.memory[at : at + RUN]) != want:
+                        wrong.append(at)
+                    rounds.append(at)
+
+        say("ready")
+        threads = [threading.Thread(target=read, args=(n,)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        say(len(rounds) > 10, len(wrong))
+        hear()
+    """)
+    assert heard(guest) == "ready"
+    until = time.monotonic() + 3.5
+    moved = 0
+    while time.monotonic() < until:
+        moved += scratch.reclaim("direct", 100).pages
+    assert heard(guest) == "True 0"
+    assert moved > 1000
+    tell(guest)
+    assert guest.wait(10) == 0
+
+
 def test_lost_page_is_never_served(
     scratch: Scratch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
