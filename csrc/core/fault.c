@@ -169,20 +169,21 @@ static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 	}
 }
 
-static void serve_one(struct fault_thread *t, struct guest *g, const struct uffd_message *m)
+static void serve_one(struct fault_thread *t, struct guest *g, const struct uffd_message *m,
+		      uint64_t since_ns)
 {
-	uint64_t now_ns = clock_ns(), ppn = (m->addr - g->base) >> UVMM_PAGE_SHIFT;
+	uint64_t ppn = (m->addr - g->base) >> UVMM_PAGE_SHIFT;
 
 	if (m->addr < g->base || ppn >= g->max_pages)
 		return;
 	t->recent[t->faults++ % FAULT_RECENT] = m->tid;
 	atomic_fetch_add(&g->faults, 1);
 	if (m->fault == UFFD_FAULT_MISSING)
-		missing(t, g, ppn, m, now_ns);
+		missing(t, g, ppn, m, since_ns);
 	else
-		let_through(g, ppn, m, now_ns);
-	if (!atomic_load(&g->waiting))
-		atomic_fetch_add(&g->stall_ns, clock_ns() - now_ns);
+		let_through(g, ppn, m, since_ns);
+	if (!guest_stall_goes_on(g, m->tid))
+		atomic_fetch_add(&g->stall_ns, clock_ns() - since_ns);
 }
 
 /* More threads fault here than there are CPUs. */
@@ -207,23 +208,26 @@ static bool is_crowded(const struct fault_thread *t)
  * in turn would have each of them wait for all others at every fault. */
 static int serve_all(struct fault_thread *t, struct guest *g, bool *dry)
 {
-	uint64_t until = clock_ns() + SLICE_NS;
+	uint64_t now = clock_ns(), until = now + SLICE_NS, since_ns[MESSAGES];
 	struct uffd_message m[MESSAGES];
 	int n = 0, served = 0;
 
 	for (;;) {
 		int room = is_crowded(t) ? MESSAGES - n : !n;
-		bool look = room && clock_ns() < until;
+		bool look = room && now < until;
+		int got = look ? uffd_read(g->uffd, m + n, room) : 0;
 
-		if (look)
-			n += uffd_read(g->uffd, m + n, room);
+		for (; got; got--)
+			since_ns[n++] = now;
 		if (!n) {
 			*dry = look;
 			return served;
 		}
-		serve_one(t, g, &m[--n]);
+		n--;
+		serve_one(t, g, &m[n], since_ns[n]);
 		served++;
 		sched_yield();
+		now = clock_ns();
 	}
 }
 

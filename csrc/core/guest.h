@@ -170,6 +170,8 @@ bool guest_may_do_direct_io(struct guest *g);
 
 /* A thread that faulted at addr was not served at once. */
 void guest_stall_begin(struct guest *g, uint32_t tid, uint64_t addr, uint64_t since_ns);
+/* The thread waits still. */
+bool guest_stall_goes_on(struct guest *g, uint32_t tid);
 /* Whoever waited in [lo, hi) does not any more. */
 void guest_stall_end(struct guest *g, uint64_t lo, uint64_t hi, uint64_t now_ns);
 /* All waiting so far, with waits that go on. */

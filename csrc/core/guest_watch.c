@@ -161,6 +161,20 @@ void guest_stall_begin(struct guest *g, uint32_t tid, uint64_t addr, uint64_t si
 	unlock(&g->wait_lock);
 }
 
+bool guest_stall_goes_on(struct guest *g, uint32_t tid)
+{
+	bool found = false;
+	size_t i;
+
+	if (!atomic_load(&g->waiting))
+		return false;
+	lock(&g->wait_lock);
+	for (i = 0; i < GUEST_WAITERS_MAX && !found; i++)
+		found = g->waiters[i].tid == tid;
+	unlock(&g->wait_lock);
+	return found;
+}
+
 void guest_stall_end(struct guest *g, uint64_t lo, uint64_t hi, uint64_t now_ns)
 {
 	size_t i;
