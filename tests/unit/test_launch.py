@@ -85,7 +85,9 @@ class Launched:
         self, argv: Sequence[str], before: Callable[[], object], watch: socket.socket
     ) -> None:
         try:
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            # A shell has the latter two ignored in what it runs in the background.
+            for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT):
+                signal.signal(number, signal.SIG_DFL)
             before()
             child = os.fork()
             if not child:
