@@ -117,6 +117,32 @@ static void no_memory(struct uvmm_engine *e, struct guest *g, uint64_t ppn,
 	pressure_wait(e, g, growth);
 }
 
+static void listen_to(const struct fault_thread *t, struct guest *g, uint32_t events)
+{
+	struct epoll_event ev = { .events = events, .data.ptr = g };
+
+	epoll_ctl(t->epoll, EPOLL_CTL_MOD, g->uffd, &ev);
+}
+
+static void all_listen(struct faults *f, struct guest *g)
+{
+	uint64_t quiet = atomic_load(&g->quiet) ? atomic_exchange(&g->quiet, 0) : 0;
+
+	for (; quiet; quiet &= quiet - 1)
+		listen_to(&f->thread[__builtin_ctzll(quiet)], g, EPOLLIN);
+}
+
+/* What nobody waits for. The guest runs on meanwhile, and others serve it. */
+static uint64_t load_unasked(struct fault_thread *t, struct guest *g, uint64_t lo,
+			     uint64_t hi)
+{
+	uint64_t loaded;
+
+	all_listen(&t->engine->faults, g);
+	load_pages(t->engine, g, lo, hi, UINT64_MAX, t->buffer, &loaded);
+	return loaded;
+}
+
 /* The page, and in a stream its window; of a whole chunk that cannot come as one,
  * first the half in which somebody waits. */
 static int load(struct fault_thread *t, struct guest *g, uint64_t ppn, uint64_t lo,
@@ -132,8 +158,7 @@ static int load(struct fault_thread *t, struct guest *g, uint64_t ppn, uint64_t 
 	near = ppn - ppn % half;
 	rc = load_pages(t->engine, g, near, near + half, ppn, t->buffer, &loaded);
 	if (!rc)
-		load_pages(t->engine, g, near == lo ? lo + half : lo, near == lo ? hi : near,
-			   UINT64_MAX, t->buffer, &loaded);
+		load_unasked(t, g, near == lo ? lo + half : lo, near == lo ? hi : near);
 	return rc;
 }
 
@@ -148,7 +173,7 @@ static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 	switch (s) {
 	case PAGE_STORED:
 	case PAGE_PRESENT:
-		load_window(g, ppn, &lo, &hi);
+		stream_window(&g->streams, ppn, g->max_pages, &lo, &hi);
 		rc = s == PAGE_STORED ? load(t, g, ppn, lo, hi) : load_zeros(e, g, ppn, hi);
 		if (rc == -ENOMEM)
 			no_memory(e, g, ppn, m, s == PAGE_PRESENT, now_ns);
@@ -169,6 +194,44 @@ static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 	}
 }
 
+/* More threads fault here than there are CPUs. */
+static bool is_crowded(const struct fault_thread *t)
+{
+	int i, k, distinct = 0;
+
+	for (i = 0; i < FAULT_RECENT; i++) {
+		for (k = 0; k < i && t->recent[k] != t->recent[i]; k++)
+			;
+		distinct += k == i && t->recent[i];
+	}
+	return distinct > t->engine->faults.threads;
+}
+
+static bool somebody_waits(const struct fault_thread *t)
+{
+	struct epoll_event ev;
+
+	return epoll_wait(t->epoll, &ev, 1, 0) != 0;
+}
+
+/* In a long stream, on a CPU that has nothing better to do: what the guest will
+ * want next, while it is busy with what it has got, or waits for another thread
+ * that loads that. */
+static void run_ahead(struct fault_thread *t, struct guest *g, uint64_t ppn)
+{
+	uint64_t half = UVMM_CHUNK_PAGES / 2, mid;
+	struct stream_ahead a;
+
+	if (!stream_run_ahead(&g->streams, ppn, g->max_pages, &a))
+		return;
+	mid = a.lo + half < a.hi ? a.lo + half : a.hi;
+	all_listen(&t->engine->faults, g);
+	if (is_crowded(t) || somebody_waits(t) ||
+	    (!load_chunk(t->engine, g, a.lo / UVMM_CHUNK_PAGES, t->buffer) &&
+	     load_unasked(t, g, a.lo, mid) + load_unasked(t, g, mid, a.hi) == 0))
+		stream_fall_back(&g->streams, &a);
+}
+
 static void serve_one(struct fault_thread *t, struct guest *g, const struct uffd_message *m,
 		      uint64_t since_ns)
 {
@@ -184,19 +247,8 @@ static void serve_one(struct fault_thread *t, struct guest *g, const struct uffd
 		let_through(g, ppn, m, since_ns);
 	if (!guest_stall_goes_on(g, m->tid))
 		atomic_fetch_add(&g->stall_ns, clock_ns() - since_ns);
-}
-
-/* More threads fault here than there are CPUs. */
-static bool is_crowded(const struct fault_thread *t)
-{
-	int i, k, distinct = 0;
-
-	for (i = 0; i < FAULT_RECENT; i++) {
-		for (k = 0; k < i && t->recent[k] != t->recent[i]; k++)
-			;
-		distinct += k == i && t->recent[i];
-	}
-	return distinct > t->engine->faults.threads;
+	if (m->fault == UFFD_FAULT_MISSING)
+		run_ahead(t, g, ppn);
 }
 
 /* How many messages were there; *dry: and there are no more. Takes one at a time, so
@@ -229,21 +281,6 @@ static int serve_all(struct fault_thread *t, struct guest *g, bool *dry)
 		sched_yield();
 		now = clock_ns();
 	}
-}
-
-static void listen_to(const struct fault_thread *t, struct guest *g, uint32_t events)
-{
-	struct epoll_event ev = { .events = events, .data.ptr = g };
-
-	epoll_ctl(t->epoll, EPOLL_CTL_MOD, g->uffd, &ev);
-}
-
-static void all_listen(struct faults *f, struct guest *g)
-{
-	uint64_t quiet = atomic_exchange(&g->quiet, 0);
-
-	for (; quiet; quiet &= quiet - 1)
-		listen_to(&f->thread[__builtin_ctzll(quiet)], g, EPOLLIN);
 }
 
 /* Another thread serves the guest, and does it better alone: this one looks in vain,

@@ -183,8 +183,8 @@ static void reset_counters(struct guest *g)
 	atomic_store(&g->direct_io_look_ns, 0);
 	atomic_store(&g->direct_io_until_ns, 0);
 	atomic_store(&g->hand, 0);
-	for (i = 0; i < GUEST_STREAMS; i++)
-		atomic_store(&g->stream_pages[i], 0);
+	for (i = 0; i < STREAMS; i++)
+		atomic_store(&g->streams.pages[i], 0);
 	atomic_store(&g->stored_pages, 0);
 	atomic_store(&g->pinned_pages, 0);
 }

@@ -27,6 +27,7 @@
 #include <stdint.h>
 
 #include "pmap.h"
+#include "stream.h"
 #include "uvmm_core.h"
 
 enum guest_state { GUEST_FREE = 0, GUEST_REGISTERED, GUEST_ATTACHED, GUEST_ENDING };
@@ -34,7 +35,6 @@ enum guest_state { GUEST_FREE = 0, GUEST_REGISTERED, GUEST_ATTACHED, GUEST_ENDIN
 enum guest_arms { CHUNK_OPEN = 0, CHUNK_ARMED, CHUNK_SHIELDED };
 
 #define GUEST_WAITERS_MAX 64u
-#define GUEST_STREAMS 4u
 
 struct guest_waiter {
 	uint64_t addr;
@@ -75,9 +75,7 @@ struct guest {
 
 	_Atomic uint64_t direct_io_look_ns, direct_io_until_ns;
 	_Atomic uint64_t hand;          /* where reclaim goes on, a chunk number */
-	_Atomic uint64_t stream_end[GUEST_STREAMS];     /* see load.h */
-	_Atomic uint64_t stream_pages[GUEST_STREAMS];
-	_Atomic uint32_t stream_next;
+	struct streams streams;
 
 	_Atomic int servers;            /* fault threads that look for its messages */
 	_Atomic uint64_t quiet;         /* those that do not listen; see fault.c */

@@ -10,7 +10,6 @@
 #include "engine.h"
 #include "uffd.h"
 
-#define WINDOW_MAX UVMM_CHUNK_PAGES
 #define ZERO_WINDOW_MAX 64u
 #define AGAIN_TRIES 200000      /* of 5 us: a second */
 #define AGAIN_SLEEP_NS 5000
@@ -41,33 +40,6 @@ void load_buffer_free(struct load_buffer *b)
 	view_fini(&b->view);
 	munmap(b->data, TIER_BATCH_MAX * UVMM_PAGE_SIZE);
 	free(b);
-}
-
-void load_window(struct guest *g, uint64_t ppn, uint64_t *lo, uint64_t *hi)
-{
-	uint64_t size = 1, end = 0;
-	size_t i, at = GUEST_STREAMS;
-
-	for (i = 0; i < GUEST_STREAMS; i++) {
-		uint64_t n = atomic_load_explicit(&g->stream_pages[i], memory_order_relaxed);
-
-		end = atomic_load_explicit(&g->stream_end[i], memory_order_relaxed);
-		/* Goes on upwards, or downwards. */
-		if (n && (ppn - end < 4 || end - n - 1 - ppn < 4)) {
-			size = n * 4 > WINDOW_MAX ? WINDOW_MAX : n * 4;
-			at = i;
-			break;
-		}
-	}
-	*lo = ppn & ~(size - 1);
-	*hi = *lo + size;
-	if (*hi > g->max_pages)
-		*hi = g->max_pages;
-	if (at == GUEST_STREAMS)
-		at = atomic_fetch_add_explicit(&g->stream_next, 1, memory_order_relaxed) %
-		     GUEST_STREAMS;
-	atomic_store_explicit(&g->stream_end[at], *hi, memory_order_relaxed);
-	atomic_store_explicit(&g->stream_pages[at], size, memory_order_relaxed);
 }
 
 bool load_claim(struct guest *g, uint64_t ppn, struct load_buffer *b, size_t *n)

@@ -6,10 +6,6 @@
  *   which wakes who waits -> PRESENT (the commit point), handle dropped. A page
  *   that fails its check becomes DAMAGED, and accesses get SIGBUS.
  *
- *   Read-around: a fault that goes on where one of the guest's last few windows
- *   ended (or began) quadruples the window, up to a chunk; any other fault takes
- *   its page alone, so that random access does not pay for pages it won't use.
- *
  *   A chunk that is absent as a whole comes back as one: shielded (guest.h), it is
  *   read from its tier straight into the file, as a large page where possible,
  *   and then opened: no copy, no page-by-page mapping, one fault.
@@ -48,10 +44,6 @@ static inline uint64_t load_seed(const struct guest *g, uint64_t ppn)
 	return g->id << 36 ^ ppn;
 }
 
-/* The window to load for a fault at ppn: [*lo, *hi), within its chunk; all of the
- * chunk in a long stream. */
-void load_window(struct guest *g, uint64_t ppn, uint64_t *lo, uint64_t *hi);
-
 /* Loads the stored pages of [lo, hi), at most TIER_BATCH_MAX long. With must (a
  * page in the range, or UINT64_MAX) that page comes first and alone if memory is
  * short. *loaded is how many came.
@@ -62,8 +54,8 @@ int load_pages(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi,
 	       uint64_t must, struct load_buffer *b, uint64_t *loaded);
 
 /* Loads a chunk that is absent as a whole; how many pages came: all or none. None
- * if it does not qualify, memory is not plentiful, large pages are slow to get, or a page of it is bad (which
- * load_pages will tell). */
+ * if it does not qualify, memory is not plentiful, large pages are slow to get, or a
+ * page of it is bad (which load_pages will tell). */
 uint64_t load_chunk(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
 		    struct load_buffer *b);
 
