@@ -6,6 +6,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from uvmm.errors import BadInputError
 from uvmm.units import shown
 
 SHMEM_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+_ESCAPED = re.compile(rb"\\([0-3][0-7]{2})")  # a byte of a path in /proc/PID/mountinfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +32,11 @@ class Process:
 def process(pid: int) -> Process | None:
     """Return the process of that number, None if there is none or it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else Process(pid=pid, started=int(fields[19]))
+    fields = stat.rpartition(b")")[2].split()
+    return None if fields[0] in b"ZX" else Process(pid=pid, started=int(fields[19]))
 
 
 def ram_bytes() -> int:
@@ -99,9 +102,11 @@ def owner(pid: int) -> tuple[int, int] | None:
 def mounts_below(directory: Path) -> list[Path]:
     """Return the mount points below *directory*, innermost first."""
     points = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        escaped = line.split()[4]
-        point = Path(escaped.encode().decode("unicode_escape"))
+    # Anyone's mount point may hold bytes that are no text.
+    for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
+        escaped = line.split(b" ")[4]
+        raw = _ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), escaped)
+        point = Path(os.fsdecode(raw))
         if directory in point.parents:
             points.append(point)
     return sorted(points, key=lambda point: len(point.parts), reverse=True)

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, TypedDict, cast
 
+from uvmm.host import mounts_below
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType, TracebackType
@@ -243,7 +245,7 @@ class Scratch:
         with _uninterrupted():
             self._stop_daemon()
             _end(self._launched)
-            for mounted in _mounts_below(self.run_dir):
+            for mounted in mounts_below(self.run_dir):
                 subprocess.run(["umount", "-l", mounted], check=False)
             self.swap_file.unlink(missing_ok=True)
             shutil.rmtree(self.run_dir, ignore_errors=True)
@@ -324,10 +326,10 @@ def _uninterrupted() -> Iterator[None]:
 def _alive(pid: int) -> bool:
     """Tell whether the process runs; one that ended but was not reaped does not."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return False
-    return state not in "ZX"
+    return stat.rpartition(b")")[2].split()[0] not in b"ZX"
 
 
 def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
@@ -348,15 +350,3 @@ def _close(stream: IO[str] | None) -> None:
     if stream is not None:
         with suppress(OSError):
             stream.close()
-
-
-def _mounts_below(directory: Path) -> list[str]:
-    """Mount points under *directory*, innermost first."""
-    # Anyone's mount point may hold bytes that are no text.
-    mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    mounts = [
-        line.split()[4] for line in mountinfo.splitlines()
-    ]
-    return sorted(
-        (mount for mount in mounts if mount.startswith(f"{directory}/")), reverse=True
-    )
