@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import os
 import threading
 import weakref
 from contextlib import contextmanager
@@ -67,6 +68,7 @@ class Block:
         """
         self._guest = guest
         self._address = 0
+        self._freeing = threading.Lock()
         if size_bytes <= 0:
             raise GuestError(errno.EINVAL, f"a block has at least 1 byte, got {size_bytes}")
         self._address = low_level.allocate(guest, size_bytes)
@@ -91,14 +93,15 @@ class Block:
             BufferError: If something (a numpy array) still uses `memory`; nothing
                 was freed then.
         """
-        if not self._address:
-            return
-        self.memory.release()
-        if (buffer := self._buffer()) is not None:
-            self._open(buffer)
-            raise BufferError("something still uses the memory of this block")
-        low_level.free(self._guest, self._address, self._size)
-        self._address = 0
+        with self._freeing:
+            if not self._address:
+                return
+            self.memory.release()
+            if (buffer := self._buffer()) is not None:
+                self._open(buffer)
+                raise BufferError("something still uses the memory of this block")
+            low_level.free(self._guest, self._address, self._size)
+            self._address = 0
 
     def discard(self) -> None:
         """
@@ -178,8 +181,9 @@ class Guest:
         self.memory = memoryview(
             low_level.buffer(low_level.base(self._guest), self.size_bytes)
         ).cast("B")
-        # An interpreter that ends cannot be called any more.
+        # An interpreter that ends cannot be called any more. A child has no agent.
         atexit.register(self._forget_callbacks)
+        os.register_at_fork(after_in_child=self._callbacks.clear)
 
     @property
     def name(self) -> str:

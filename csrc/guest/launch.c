@@ -7,7 +7,7 @@
  *   CHILD is a child of this process (uvmm run forks it, then executes this), FD
  *   a WATCH connection. Signals that are sent to this process go on to the
  *   child; those that the terminal sends to the whole group it has already.
- *   When the child is stopped this process stops too. What the daemon has to say
+ *   When job control stops the child this process stops too. What the daemon has to say
  *   is printed to stderr. It ends as the child ended: with its status, or by its
  *   signal.
  */
@@ -129,6 +129,14 @@ static int end_as(struct launch *l, int status)
 	return 128 + sig;
 }
 
+/* What a terminal does, and a shell's `fg` ends for both. Who sends SIGSTOP to the
+ * child alone will continue it alone, and this process would be left stopped. */
+static bool is_job_control(int status)
+{
+	return WSTOPSIG(status) == SIGTSTP || WSTOPSIG(status) == SIGTTIN ||
+	       WSTOPSIG(status) == SIGTTOU;
+}
+
 /* Looks after the child; true when it has ended, with *status. */
 static bool reap(const struct launch *l, int *status)
 {
@@ -137,7 +145,8 @@ static bool reap(const struct launch *l, int *status)
 	while ((pid = waitpid(l->child, status, WNOHANG | WUNTRACED)) == l->child) {
 		if (!WIFSTOPPED(*status))
 			return true;
-		kill(getpid(), SIGSTOP);
+		if (is_job_control(*status))
+			kill(getpid(), SIGSTOP);
 	}
 	return false;
 }

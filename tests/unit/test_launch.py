@@ -226,11 +226,23 @@ class TestSignals:
         def both(stopped: bool) -> bool:
             return {state(launched.pid) == "T", state(launched.child) == "T"} == {stopped}
 
-        for stop in (launched.child, signal.SIGSTOP), (launched.pid, signal.SIGTSTP):
+        for stop in (launched.child, signal.SIGTSTP), (launched.pid, signal.SIGTSTP):
             os.kill(*stop)
             wait_for(lambda: both(stopped=True), "the stop")
             os.kill(launched.pid, signal.SIGCONT)
             wait_for(lambda: both(stopped=False), "the continuation")
+        os.kill(launched.child, signal.SIGUSR1)
+        assert launched.exit_code() == 0
+
+    def test_a_child_stopped_and_continued_alone_ends_as_ever(
+        self, run: Callable[..., Launched]
+    ) -> None:
+        launched = run(catching("SIGUSR1"), before=os.setpgrp)
+        launched.line()
+        os.kill(launched.child, signal.SIGSTOP)
+        wait_for(lambda: state(launched.child) == "T", "the stop")
+        time.sleep(0.1)
+        os.kill(launched.child, signal.SIGCONT)
         os.kill(launched.child, signal.SIGUSR1)
         assert launched.exit_code() == 0
 
