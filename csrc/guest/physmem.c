@@ -2,23 +2,9 @@
 #include "physmem.h"
 
 #include <errno.h>
-#include <stdbool.h>
-#include <string.h>
 #include <sys/mman.h>
 
-#define WORD 64u
-#define RUN_IN_TRIM (1ull << 63)
-#define PINNED_KEEPS 64u        /* pages that one pinned page keeps from a trim */
-
-struct range {
-	uint64_t page, n;
-};
-
-struct discarder {
-	int (*discard)(void *arg, uint64_t page, uint64_t n);
-	void *arg;
-	uint64_t *sum;          /* of pages that were handed back */
-};
+#include "physmem_sets.h"
 
 static uint64_t dirty_words(uint64_t pages)
 {
@@ -29,8 +15,6 @@ static uint64_t blocks(uint64_t pages, unsigned order)
 {
 	return (pages + (1ull << order) - 1) >> order;
 }
-
-static void insert_range(struct physmem *m, uint64_t page, uint64_t n);
 
 int physmem_init(struct physmem *m, uint64_t pages)
 {
@@ -57,7 +41,7 @@ int physmem_init(struct physmem *m, uint64_t pages)
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_cond_init(&m->trimmed, NULL);
 	m->free_pages = pages;
-	insert_range(m, 0, pages);
+	physmem_insert(m, 0, pages);
 	return 0;
 }
 
@@ -93,7 +77,7 @@ static unsigned largest_order(uint64_t page, uint64_t n)
 	return order < PHYSMEM_ORDER_MAX ? order : PHYSMEM_ORDER_MAX;
 }
 
-static void insert_range(struct physmem *m, uint64_t page, uint64_t n)
+void physmem_insert(struct physmem *m, uint64_t page, uint64_t n)
 {
 	while (n) {
 		unsigned order = largest_order(page, n);
@@ -104,8 +88,7 @@ static void insert_range(struct physmem *m, uint64_t page, uint64_t n)
 	}
 }
 
-/* The order of the free block that begins at page, or PHYSMEM_ORDERS. */
-static unsigned block_at(const struct physmem *m, uint64_t page)
+unsigned physmem_block_at(const struct physmem *m, uint64_t page)
 {
 	unsigned order;
 
@@ -118,19 +101,18 @@ static unsigned block_at(const struct physmem *m, uint64_t page)
 	return PHYSMEM_ORDERS;
 }
 
-/* Takes [page, page + n) out; it is all free and begins with a block. */
-static void remove_range(struct physmem *m, uint64_t page, uint64_t n)
+void physmem_remove(struct physmem *m, uint64_t page, uint64_t n)
 {
 	uint64_t at = page, end = page + n;
 
 	while (at < end) {
-		unsigned order = block_at(m, at);
+		unsigned order = physmem_block_at(m, at);
 
 		bits_remove(&m->free_blocks[order], at >> order);
 		at += 1ull << order;
 	}
 	if (at > end)
-		insert_range(m, end, at - end);
+		physmem_insert(m, end, at - end);
 }
 
 /* --- runs ------------------------------------------------------------------- */
@@ -155,7 +137,7 @@ static int find_run(const struct physmem *m, uint64_t n, uint64_t *page)
 	uint64_t at = 0, from = 0;
 
 	while (at < m->pages) {
-		unsigned order = block_at(m, at);
+		unsigned order = physmem_block_at(m, at);
 
 		if (order == PHYSMEM_ORDERS) {
 			at += m->run[at] & ~RUN_IN_TRIM;
@@ -171,7 +153,7 @@ static int find_run(const struct physmem *m, uint64_t n, uint64_t *page)
 	return -ENOMEM;
 }
 
-static void set_dirty(struct physmem *m, uint64_t page, uint64_t n)
+void physmem_set_dirty(struct physmem *m, uint64_t page, uint64_t n)
 {
 	for (; n && page % WORD; page++, n--)
 		m->dirty[page / WORD] |= 1ull << (page % WORD);
@@ -186,10 +168,11 @@ static unsigned order_for(uint64_t n)
 	return n > 1 ? 64u - (unsigned)__builtin_clzll(n - 1) : 0;
 }
 
-/* Finds by find(), after trims that go on if there is none before. */
-static int take(struct physmem *m, uint64_t n, bool block, uint64_t *page)
+/* After trims that go on if there is none before; a run that is no block may begin
+ * at any page. */
+static int take(struct physmem *m, uint64_t n, unsigned order, bool block, bool used,
+		uint64_t *page)
 {
-	unsigned order = order_for(n);
 	int rc;
 
 	pthread_mutex_lock(&m->lock);
@@ -206,10 +189,11 @@ static int take(struct physmem *m, uint64_t n, bool block, uint64_t *page)
 		pthread_cond_wait(&m->trimmed, &m->lock);
 	}
 	if (!rc) {
-		remove_range(m, *page, n);
+		physmem_remove(m, *page, n);
 		m->run[*page] = n;
 		m->free_pages -= n;
-		set_dirty(m, *page, n);
+		if (used)
+			physmem_set_dirty(m, *page, n);
 	}
 	pthread_mutex_unlock(&m->lock);
 	return rc;
@@ -217,14 +201,23 @@ static int take(struct physmem *m, uint64_t n, bool block, uint64_t *page)
 
 int physmem_alloc_block(struct physmem *m, unsigned order, uint64_t *page)
 {
-	return order > PHYSMEM_ORDER_MAX ? -EINVAL : take(m, 1ull << order, true, page);
+	return order > PHYSMEM_ORDER_MAX ? -EINVAL : take(m, 1ull << order, order, true, true, page);
 }
 
 int physmem_alloc_run(struct physmem *m, uint64_t n, uint64_t *page)
 {
 	if (!n)
 		return -EINVAL;
-	return n > m->pages ? -ENOMEM : take(m, n, false, page);
+	return n > m->pages ? -ENOMEM : take(m, n, order_for(n), false, true, page);
+}
+
+int physmem_take(struct physmem *m, uint64_t n, uint64_t align, uint64_t *page)
+{
+	if (!n || !align || align & (align - 1))
+		return -EINVAL;
+	if (n > m->pages || align > m->pages)
+		return -ENOMEM;
+	return take(m, n, order_for(n > align ? n : align), align > 1, false, page);
 }
 
 int physmem_free(struct physmem *m, uint64_t page, uint64_t n)
@@ -235,143 +228,96 @@ int physmem_free(struct physmem *m, uint64_t page, uint64_t n)
 	if (n && page < m->pages && m->run[page] == n) {
 		m->run[page] = 0;
 		m->free_pages += n;
-		insert_range(m, page, n);
+		physmem_insert(m, page, n);
 		rc = 0;
 	}
 	pthread_mutex_unlock(&m->lock);
 	return rc;
 }
 
-/* --- trim ------------------------------------------------------------------- */
-
-static bool is_dirty(const struct physmem *m, uint64_t page)
+/* The run in use that page lies in, or false. */
+static bool run_of(const struct physmem *m, uint64_t page, uint64_t *first)
 {
-	return m->dirty[page / WORD] >> (page % WORD) & 1;
+	uint64_t at = page;
+
+	while (at && !m->run[at])
+		at--;
+	*first = at;
+	return m->run[at] && !(m->run[at] & RUN_IN_TRIM) && at + m->run[at] > page;
 }
 
-static void set_clean(struct physmem *m, uint64_t page, uint64_t n)
+uint64_t physmem_give(struct physmem *m, uint64_t page, uint64_t n)
 {
-	uint64_t i;
+	uint64_t at = page, end = page + n, first, stop, sum = 0;
 
-	for (i = page; i < page + n; i++)
-		m->dirty[i / WORD] &= ~(1ull << (i % WORD));
-}
-
-/* The next used pages in [*page, end), as *n from *page; false if none are. */
-static bool next_dirty(const struct physmem *m, uint64_t *page, uint64_t end, uint64_t *n)
-{
-	uint64_t at = *page;
-
-	while (at < end && !is_dirty(m, at)) {
-		bool skip = at % WORD == 0 && !m->dirty[at / WORD];
-
-		at += skip ? WORD : 1;
-	}
-	*page = at;
-	while (at < end && is_dirty(m, at))
-		at++;
-	*n = at - *page;
-	return *n;
-}
-
-/* The next free block with used pages, from *page. */
-static bool next_dirty_block(const struct physmem *m, uint64_t *page, uint64_t *n)
-{
-	uint64_t at = *page, first, dirty;
-
-	while (at < m->pages) {
-		unsigned order = block_at(m, at);
-		uint64_t len = order == PHYSMEM_ORDERS ? m->run[at] & ~RUN_IN_TRIM :
-							 1ull << order;
-
-		first = at;
-		if (order < PHYSMEM_ORDERS && next_dirty(m, &first, at + len, &dirty)) {
-			*page = at;
-			*n = len;
-			return true;
+	pthread_mutex_lock(&m->lock);
+	while (at < end) {
+		if (!run_of(m, at, &first)) {
+			at++;
+			continue;
 		}
-		at += len;
+		stop = first + m->run[first];
+		m->run[first] = at - first;
+		if (stop > end) {
+			m->run[end] = stop - end;
+			stop = end;
+		}
+		physmem_insert(m, at, stop - at);
+		sum += stop - at;
+		at = stop;
 	}
-	return false;
+	m->free_pages += sum;
+	pthread_mutex_unlock(&m->lock);
+	return sum;
 }
 
-/* page was the end of a run in trim, now inserted: the end of the free block that
- * it lies within now, or page itself. */
-static uint64_t resume_at(const struct physmem *m, uint64_t page)
+/* The free block that page lies in: its order, or PHYSMEM_ORDERS. */
+static unsigned block_around(const struct physmem *m, uint64_t page)
 {
 	unsigned order;
 
-	for (order = 0; order < PHYSMEM_ORDERS && page < m->pages; order++) {
-		uint64_t block = page >> order;
-
-		if (bits_has(&m->free_blocks[order], block) && block << order < page)
-			return (block + 1) << order;
-	}
-	return page;
+	for (order = 0; order < PHYSMEM_ORDERS; order++)
+		if (bits_has(&m->free_blocks[order], page >> order))
+			return order;
+	return PHYSMEM_ORDERS;
 }
 
-/* Hands a range back; the lock is released meanwhile. What is refused because of a
- * page that is pinned still is tried in halves: few pages stay because of one. */
-static int discard_range(struct physmem *m, struct range r, const struct discarder *d)
+int physmem_take_at(struct physmem *m, uint64_t page, uint64_t n)
 {
-	uint64_t half = r.n / 2;
-	int rc, other;
+	uint64_t at = page, first = page;
+	unsigned order = 0;
 
-	pthread_mutex_unlock(&m->lock);
-	rc = d->discard(d->arg, r.page, r.n);
+	if (!n)
+		return -EINVAL;
+	if (page >= m->pages || n > m->pages - page)
+		return -ENOMEM;
 	pthread_mutex_lock(&m->lock);
-	if (!rc) {
-		set_clean(m, r.page, r.n);
-		*d->sum += r.n;
-	}
-	if (rc != -EBUSY || r.n <= PINNED_KEEPS)
-		return rc;
-	rc = discard_range(m, (struct range){ r.page, half }, d);
-	if (rc && rc != -EBUSY)
-		return rc;
-	other = discard_range(m, (struct range){ r.page + half, r.n - half }, d);
-	return other ? other : rc;
-}
-
-/* Hands the used pages of a run in trim back. */
-static int discard_dirty(struct physmem *m, uint64_t page, uint64_t end,
-			 const struct discarder *d)
-{
-	struct range r = { .page = page };
-	int rc = 0, busy = 0;
-
-	while ((!rc || rc == -EBUSY) && next_dirty(m, &r.page, end, &r.n)) {
-		rc = discard_range(m, r, d);
-		busy = rc == -EBUSY ? rc : busy;
-		r.page += r.n;
-	}
-	return rc ? rc : busy;
-}
-
-int physmem_trim(struct physmem *m, int (*discard)(void *arg, uint64_t page, uint64_t n),
-		 void *arg, uint64_t *pages)
-{
-	uint64_t page = 0, n, sum = 0;
-	struct discarder d = { discard, arg, &sum };
-	int rc = 0, busy = 0;
-
-	pthread_mutex_lock(&m->lock);
-	while ((!rc || rc == -EBUSY) && next_dirty_block(m, &page, &n)) {
-		remove_range(m, page, n);
-		m->run[page] = n | RUN_IN_TRIM;
-		m->trims++;
-		rc = discard_dirty(m, page, page + n, &d);
-		busy = rc == -EBUSY ? rc : busy;
-		m->trims--;
-		m->run[page] = 0;
-		insert_range(m, page, n);
-		pthread_cond_broadcast(&m->trimmed);
-		page = resume_at(m, page + n);
+	while (at < page + n && (order = block_around(m, at)) < PHYSMEM_ORDERS)
+		at = ((at >> order) + 1) << order;
+	if (order < PHYSMEM_ORDERS) {
+		order = block_around(m, page);
+		first = page >> order << order;
+		physmem_remove(m, first, page + n - first);
+		physmem_insert(m, first, page - first);
+		m->run[page] = n;
+		m->free_pages -= n;
 	}
 	pthread_mutex_unlock(&m->lock);
-	if (pages)
-		*pages = sum;
-	return rc ? rc : busy;
+	return order < PHYSMEM_ORDERS ? 0 : -ENOMEM;
+}
+
+bool physmem_next_run(struct physmem *m, uint64_t *page, uint64_t *n)
+{
+	while (*page < m->pages) {
+		unsigned order = physmem_block_at(m, *page);
+
+		if (order == PHYSMEM_ORDERS && !(m->run[*page] & RUN_IN_TRIM)) {
+			*n = m->run[*page];
+			return true;
+		}
+		*page += order == PHYSMEM_ORDERS ? m->run[*page] & ~RUN_IN_TRIM : 1ull << order;
+	}
+	return false;
 }
 
 uint64_t physmem_free_pages(struct physmem *m)

@@ -18,6 +18,7 @@
 #define PHYSMEM_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -50,6 +51,23 @@ int physmem_alloc_block(struct physmem *m, unsigned order, uint64_t *page);
 int physmem_alloc_run(struct physmem *m, uint64_t n, uint64_t *page);
 /* Gives back what was taken as n pages at `page`.  -EINVAL it was not */
 int physmem_free(struct physmem *m, uint64_t page, uint64_t n);
+
+/* The same at a multiple of `align` pages (a power of two), contents unknown: the
+ * caller looks with physmem_next_dirty() and says physmem_set_dirty(), both with
+ * the lock held. Errors as physmem_alloc_run. */
+int physmem_take(struct physmem *m, uint64_t n, uint64_t align, uint64_t *page);
+/* The same, for the pages [page, page + n) alone.  -ENOMEM one of them is not free */
+int physmem_take_at(struct physmem *m, uint64_t page, uint64_t n);
+/* Gives back whatever of [page, page + n) is in use, cutting runs; how many. */
+uint64_t physmem_give(struct physmem *m, uint64_t page, uint64_t n);
+
+/* The next pages in [*page, end) that were used since they were handed back: *n
+ * from *page; false if there are none. With the lock held. */
+bool physmem_next_dirty(const struct physmem *m, uint64_t *page, uint64_t end, uint64_t *n);
+void physmem_set_dirty(struct physmem *m, uint64_t page, uint64_t n);
+/* The next run in use from *page, which is no page within one: *n pages from *page;
+ * false if there is none. With the lock held. */
+bool physmem_next_run(struct physmem *m, uint64_t *page, uint64_t *n);
 
 /* Hands each run of free pages that were used since to discard(), which is called
  * without the lock, and forgets that they were. *pages is how many. Stops at the

@@ -206,6 +206,76 @@ struct shared {
 	_Atomic int stop;
 };
 
+/* Marks n pages, all of which are to be in the other state now. */
+static void own(unsigned char *owned, uint64_t page, uint64_t n, bool now)
+{
+	uint64_t i;
+
+	for (i = page; i < page + n; i++) {
+		CHECK(owned[i] != now);
+		owned[i] = now;
+	}
+}
+
+/* Ranges cut and joined as a program does with mappings. */
+static void test_ranges_against_model(void)
+{
+	static unsigned char owned[PAGES];
+	struct physmem m;
+	uint64_t round, page, n, i, held = 0, runs;
+
+	CHECK(!physmem_init(&m, PAGES));
+	CHECK(physmem_take(&m, 1, 3, &page) == -EINVAL && physmem_take(&m, 0, 1, &page) == -EINVAL);
+	CHECK(physmem_take_at(&m, PAGES, 1) == -ENOMEM && physmem_take_at(&m, 1, PAGES) == -ENOMEM);
+	srandom(11);
+	for (round = 0; round < 200000; round++) {
+		n = 1 + (uint64_t)random() % 90;
+		page = (uint64_t)random() % (PAGES - n);
+		switch (random() % 4) {
+		case 0: {
+			uint64_t align = 1ull << random() % 8;
+
+			if (!physmem_take(&m, n, align, &page)) {
+				CHECK(page % align == 0);
+				own(owned, page, n, true);
+				held += n;
+			}
+			break;
+		}
+		case 1: {
+			for (i = page; i < page + n && !owned[i]; i++)
+				;
+			CHECK(physmem_take_at(&m, page, n) == (i < page + n ? -ENOMEM : 0));
+			if (i == page + n) {
+				own(owned, page, n, true);
+				held += n;
+			}
+			break;
+		}
+		default: {
+			uint64_t given = 0;
+
+			for (i = page; i < page + n; i++) {
+				given += owned[i];
+				owned[i] = false;
+			}
+			CHECK(physmem_give(&m, page, n) == given);
+			held -= given;
+		}
+		}
+		CHECK(physmem_free_pages(&m) == PAGES - held);
+		for (page = 0, runs = 0; physmem_next_run(&m, &page, &n); page += n) {
+			for (i = page; i < page + n; i++)
+				CHECK(owned[i]);
+			runs += n;
+		}
+		CHECK(runs == held);
+	}
+	physmem_give(&m, 0, PAGES);
+	CHECK(!physmem_alloc_run(&m, PAGES, &page));
+	physmem_fini(&m);
+}
+
 static int check_discard(void *arg, uint64_t page, uint64_t n)
 {
 	struct shared *s = arg;
@@ -273,6 +343,7 @@ int main(void)
 	test_trim_goes_round_a_pinned_page();
 	test_trim_leaves_clean_pages();
 	test_against_model();
+	test_ranges_against_model();
 	test_threads();
 	printf("physmem: ok\n");
 	return 0;
