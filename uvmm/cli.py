@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from uvmm.errors import BadInputError, UvmmError
+from uvmm.program import Heap
 from uvmm.rundir import DEFAULT_RUN_DIR, RUN_DIR_VARIABLE, RunDir
 
 if TYPE_CHECKING:
@@ -147,6 +148,12 @@ def run(
     user: Annotated[
         str | None, typer.Option(metavar="USER", help="Whom the program runs as.")
     ] = None,
+    heap: Annotated[
+        Heap, typer.Option(help="Whose memory malloc and mmap give the program.")
+    ] = Heap.NONE,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="What it executes are guests, too.")
+    ] = False,
 ) -> None:
     """Run a program as a guest, and exit as it does."""
     from uvmm.launch import Launch, launch
@@ -155,7 +162,7 @@ def run(
         _run_dir(run_dir),
         Launch(
             argv=program, name=name, min_size=min_size, max_size=max_size, shares=shares,
-            user=user,
+            user=user, heap=heap, follow=follow,
         ),
     )
 

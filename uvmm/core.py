@@ -80,15 +80,21 @@ class EventKind(IntEnum):
     ENDED = lib.UVMM_EVENT_ENDED
     REFUSED = lib.UVMM_EVENT_REFUSED
     DAMAGED = lib.UVMM_EVENT_DAMAGED
+    KIN = lib.UVMM_EVENT_KIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened on its own; `guest_id` is 0 if it is nobody's."""
+    """
+    Something that happened on its own; `guest_id` is 0 if it is nobody's.
+
+    `pid` is the process that asks to be kin to the guest, else 0.
+    """
 
     at_ns: int
     guest_id: int
     kind: EventKind
+    pid: int
     text: str
 
 
@@ -259,7 +265,7 @@ class Engine:
                 return None
         return Event(
             at_ns=event.at_ns, guest_id=event.guest_id,
-            kind=EventKind(event.kind), text=_text(event.text),
+            kind=EventKind(event.kind), pid=event.pid, text=_text(event.text),
         )
 
     @contextmanager

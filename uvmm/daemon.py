@@ -11,7 +11,7 @@ import re
 import secrets
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from uvmm.act import set_targets
@@ -65,9 +65,13 @@ class Admission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Member:
-    name: str
+    config: GuestConfig
     shares: int
     process: Process
+
+    @property
+    def name(self) -> str:
+        return self.config.name
 
 
 class Daemon:
@@ -128,9 +132,35 @@ class Daemon:
                 ) from None
             self._join(
                 guest_id,
-                _Member(name=config.name, shares=wanted.shares, process=guest_process),
+                _Member(config=config, shares=wanted.shares, process=guest_process),
             )
         return Admission(name=config.name, token=token, max_pages=config.max_pages)
+
+    def adopt(self, guest_id: int, pid: int) -> None:
+        """
+        Register a process as kin to a guest: a forked child, or what it executes.
+
+        It is of the same user, size and shares, with no min, and a name of its own.
+        Nothing if it is registered, or the guest or the process has gone.
+
+        Raises:
+            NoRoomError: If there is no room for a guest.
+            NotReadyError: If the daemon is ending.
+        """
+        kin_process = process(pid)
+        with self._admitting():
+            with self._lock:
+                member = self._members.get(guest_id)
+                known = any(kin.process == kin_process for kin in self._members.values())
+            if member is None or kin_process is None or known:
+                return
+            config = replace(
+                member.config, name=self._free_name(member.name), pid=pid, min_pages=0
+            )
+            self._join(
+                self._engine.create_guest(config),
+                _Member(config=config, shares=member.shares, process=kin_process),
+            )
 
     def reclaim(self, name: str, size: str, tier: str) -> Moved:
         """
@@ -223,14 +253,15 @@ class Daemon:
 
     def _name(self, wanted: Application) -> str:
         """Choose the name; whether it is free the engine says."""
+        return self._free_name(wanted.name) if wanted.numbered else wanted.name
+
+    def _free_name(self, wanted: str) -> str:
         with self._lock:
             members = list(self._members.values())
         taken = {member.name for member in members if member.process.alive()}
-        if not wanted.numbered or wanted.name not in taken:
-            return wanted.name
-        number = 2
-        while (name := _numbered(wanted.name, number)) in taken:
-            number += 1
+        name, number = wanted, 2
+        while name in taken:
+            name, number = _numbered(wanted, number), number + 1
         return name
 
     def _changed_locked(self) -> None:

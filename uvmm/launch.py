@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NoReturn
 from uvmm import host, program
 from uvmm.client import Client, RefusedError
 from uvmm.errors import NotReadyError, NotRunningError, ServedError, UvmmError
+from uvmm.program import Heap
 from uvmm.rundir import RUN_DIR_VARIABLE, RunDir
 from uvmm.watch import watch
 
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
     import pwd
     from collections.abc import Mapping, Sequence
 
-LAUNCHER = Path(__file__).resolve().parents[1] / "build/plain/uvmm-launch"
+_BUILT = Path(__file__).resolve().parents[1] / "build/plain"
+LAUNCHER = _BUILT / "uvmm-launch"
+HEAP = _BUILT / "libuvmm_heap.so"
 REGISTER_WAIT_S = 30.0
 SERVE_WAIT_S = 20.0
 _POLL_S = 0.05
+_PRELOAD = "LD_PRELOAD"
 _PR_SET_PDEATHSIG = 1
 _PASSED_ON = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1,
@@ -54,6 +58,8 @@ class Launch:
     max_size: str | None
     shares: int | None
     user: str | None
+    heap: Heap
+    follow: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +83,16 @@ def launch(run_dir: RunDir, wanted: Launch) -> NoReturn:
     user = None if wanted.user is None else host.user(wanted.user)
     if user is not None and os.geteuid() not in (0, user.pw_uid):
         raise UvmmError(f"--user {wanted.user}: only root may start a program as another user")
-    if not LAUNCHER.is_file():
-        raise UvmmError(f"{LAUNCHER} is missing; run bin/setup-env")
+    for built in (LAUNCHER, HEAP):
+        if not built.is_file():
+            raise UvmmError(f"{built} is missing; run bin/setup-env")
     child = _fork(path, wanted.argv, user)
     try:
         admitted = _register(run_dir, _application(path, wanted, child.pid, user))
         token = bytes.fromhex(admitted["token"])
         notices = watch(Path(admitted["socket"]), admitted["name"], token)
         signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
-        _let_go(child, path, _environment(run_dir, admitted))
+        _let_go(child, path, _environment(run_dir, wanted, child.pid, admitted))
     except BaseException:
         _kill(child)
         raise
@@ -148,13 +155,21 @@ def _start_daemon(run_dir: RunDir) -> None:
         time.sleep(_POLL_S)
 
 
-def _environment(run_dir: RunDir, admitted: Mapping[str, str]) -> bytes:
+def _environment(
+    run_dir: RunDir, wanted: Launch, pid: int, admitted: Mapping[str, str]
+) -> bytes:
     told = {
         "UVMM_SOCKET": admitted["socket"],
         "UVMM_NAME": admitted["name"],
         "UVMM_TOKEN": admitted["token"],
         RUN_DIR_VARIABLE: str(run_dir.path),
     }
+    if wanted.heap is Heap.GUEST:
+        others = os.environ.get(_PRELOAD)
+        told["UVMM_PID"] = str(pid)
+        told[_PRELOAD] = f"{HEAP}:{others}" if others else str(HEAP)
+        if wanted.follow:
+            told["UVMM_FOLLOW"] = "1"
     return b"\0".join(os.fsencode(f"{key}={value}") for key, value in told.items())
 
 

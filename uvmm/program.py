@@ -6,10 +6,19 @@ from __future__ import annotations
 import errno
 import os
 import re
+from enum import StrEnum
 from pathlib import Path
 
 from uvmm.errors import ProgramError
 from uvmm.units import shown
+
+
+class Heap(StrEnum):
+    """Whose memory a program gets from malloc, and for private anonymous mappings."""
+
+    GUEST = "guest"
+    NONE = "none"
+
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from uvmm.core import Event
     from uvmm.host import Process
     from uvmm.log import LogEvent
     from uvmm.rundir import Record, RunDir
@@ -141,6 +142,9 @@ class _EventPump:
         """Take all events that wait."""
         with suppress(NotReadyError):
             while event := self._engine.next_event():
+                if event.kind == EventKind.KIN:
+                    self._adopt(event)
+                    continue
                 name = self._daemon.take(event)
                 bad = event.kind in (EventKind.REFUSED, EventKind.DAMAGED)
                 tell(
@@ -149,6 +153,12 @@ class _EventPump:
                 )
                 if event.kind == EventKind.ENDED:
                     self.guest_ended.set()
+
+    def _adopt(self, event: Event) -> None:
+        try:
+            self._daemon.adopt(event.guest_id, event.pid)
+        except UvmmError as error:
+            tell(f"process {event.pid} cannot be a guest: {error}", level=logging.ERROR)
 
 
 def _open(settings: Settings, undo: ExitStack) -> _Parts:

@@ -44,6 +44,9 @@ struct uvmm_engine {
  *   -ESRCH  the guest with that number has ended    -EINVAL  not such a mapping */
 int engine_guest_attach(struct uvmm_engine *e, struct guest *g, uint64_t id, int uffd,
 			uint64_t base);
+/* A connection of its process has gone. If the process has dropped its mapping (it
+ * executes another program), the contents are freed. */
+void engine_guest_left(struct uvmm_engine *e, struct guest *g, uint64_t id);
 /* Its process has gone: detach it, free all it had, tell of it. Once a guest. */
 void engine_guest_ended(struct uvmm_engine *e, struct guest *g);
 

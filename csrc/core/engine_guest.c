@@ -10,6 +10,7 @@
 #include "engine.h"
 #include "locks.h"
 #include "range.h"
+#include "uffd.h"
 
 #define FIRST_INO 1u            /* of the root; a guest's is its id above it */
 
@@ -84,6 +85,29 @@ int engine_guest_attach(struct uvmm_engine *e, struct guest *g, uint64_t id, int
 		events_add(&e->events, UVMM_EVENT_ATTACHED, id, "guest %s is attached",
 			   g->name);
 	return rc;
+}
+
+/* Its process executes something else: the mapping has gone with the image. Asked
+ * by what changes nothing: a write to a protected page is let through. */
+static bool is_mapping_gone(const struct guest *g)
+{
+	return uffd_protect(g->uffd, guest_addr(g, 0), UVMM_PAGE_SIZE) == UFFD_GONE;
+}
+
+void engine_guest_left(struct uvmm_engine *e, struct guest *g, uint64_t id)
+{
+	bool left = false;
+
+	lock(&g->attach_lock);
+	if (g->id == id && atomic_load(&g->state) == GUEST_ATTACHED && is_mapping_gone(g)) {
+		detach(e, g);
+		left = !guest_empty(g);
+	}
+	unlock(&g->attach_lock);
+	if (!left)
+		return;
+	pressure_refresh(e);
+	pressure_wake_waiting(e);
 }
 
 void engine_guest_ended(struct uvmm_engine *e, struct guest *g)

@@ -2,6 +2,7 @@
 #include "events.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -43,11 +44,40 @@ void events_add(struct events *ev, enum uvmm_event_kind kind, uint64_t guest_id,
 	slot->at_ns = clock_ns();
 	slot->guest_id = guest_id;
 	slot->kind = kind;
+	slot->pid = 0;
 	va_start(args, format);
 	vsnprintf(slot->text, sizeof(slot->text), format, args);
 	va_end(args);
 	eventfd_write(ev->fd, 1);
 out:
+	unlock(&ev->lock);
+}
+
+static bool is_asked(const struct events *ev, pid_t pid)
+{
+	uint32_t i;
+
+	for (i = 0; i < ev->count; i++) {
+		const struct uvmm_event *at = &ev->ring[(ev->first + i) % EVENTS_MAX];
+
+		if (at->kind == UVMM_EVENT_KIN && at->pid == pid)
+			return true;
+	}
+	return false;
+}
+
+void events_add_kin(struct events *ev, uint64_t guest_id, pid_t pid)
+{
+	lock(&ev->lock);
+	if (ev->count < EVENTS_MAX / 2 && !is_asked(ev, pid)) {
+		ev->ring[(ev->first + ev->count++) % EVENTS_MAX] = (struct uvmm_event){
+			.at_ns = clock_ns(),
+			.guest_id = guest_id,
+			.kind = UVMM_EVENT_KIN,
+			.pid = pid,
+		};
+		eventfd_write(ev->fd, 1);
+	}
 	unlock(&ev->lock);
 }
 

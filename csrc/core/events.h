@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "uvmm_core.h"
 
@@ -31,6 +32,10 @@ void events_fini(struct events *ev);
  * takes the place of the oldest. */
 void events_add(struct events *ev, enum uvmm_event_kind kind, uint64_t guest_id,
 		const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+/* Adds a KIN for the process, unless one waits already or the queue is full: it asks
+ * again. */
+void events_add_kin(struct events *ev, uint64_t guest_id, pid_t pid);
 
 /* -EAGAIN if there is none. */
 int events_take(struct events *ev, struct uvmm_event *out);

@@ -71,6 +71,35 @@ struct guest *guest_by_name(struct registry *r, const char *name)
 	return find_alive(r, 0, name);
 }
 
+/* In the same time whatever the difference is. */
+static bool is_token(const struct guest *g, const uint8_t *token)
+{
+	unsigned char wrong = 0;
+	size_t i;
+
+	for (i = 0; i < sizeof(g->token); i++)
+		wrong |= (unsigned char)(g->token[i] ^ token[i]);
+	return !wrong;
+}
+
+struct guest *guest_by_token(struct registry *r, const uint8_t *token, pid_t pid)
+{
+	struct guest *found = NULL;
+	size_t i;
+
+	lock(&r->lock);
+	for (i = 0; i < r->slots && !found; i++) {
+		struct guest *g = r->slot[i];
+		uint32_t state = atomic_load(&g->state);
+
+		if (state != GUEST_FREE && state != GUEST_ENDING && is_token(g, token) &&
+		    (!pid || g->pid == pid))
+			found = g;
+	}
+	unlock(&r->lock);
+	return found;
+}
+
 struct guest *guest_enter_id(struct registry *r, uint64_t id)
 {
 	struct guest *g;

@@ -125,6 +125,8 @@ void guest_leave(struct guest *g);
 /* By id or name, only for a moment's look. NULL if unknown, or ending. */
 struct guest *guest_by_id(struct registry *r, uint64_t id);
 struct guest *guest_by_name(struct registry *r, const char *name);
+/* By token, and its process if pid is not 0. */
+struct guest *guest_by_token(struct registry *r, const uint8_t *token, pid_t pid);
 /* By id, entered; NULL if it is unknown or not attached. */
 struct guest *guest_enter_id(struct registry *r, uint64_t id);
 /* The next attached guest after slot *at (start with 0), entered; NULL at the

@@ -59,7 +59,7 @@ int machine_start(struct machine *m, const char *run_dir, uint64_t pages, bool t
 	}
 	snprintf(options, sizeof(options), "huge=advise,mode=0700,size=%llu",
 		 (unsigned long long)pages * UVMM_PAGE_SIZE);
-	if (mount("uvmm", m->dir, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)) {
+	if (mount("uvmm", m->dir, "tmpfs", MS_NOSUID | MS_NODEV, options)) {
 		rc = -errno;
 		snprintf(err, err_bytes, "cannot mount machine memory at %s: %s%s", m->dir,
 			 strerror(-rc), rc == -EPERM ? " (uvmm needs root)" : "");

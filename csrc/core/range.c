@@ -116,6 +116,29 @@ int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t
 	return rc;
 }
 
+static void set_stored(const struct guest *g, uint64_t ppn, uint64_t pages, uint64_t *bits)
+{
+	uint64_t i;
+
+	for (i = 0; i < pages; i++) {
+		enum page_state s = pmap_state(pmap_get(&g->pmap, ppn + i));
+
+		if (s != PAGE_PRESENT && s != PAGE_DISCARDING)
+			bits[i / 64] |= 1ull << (i % 64);
+	}
+}
+
+void range_content(const struct guest *g, uint64_t ppn, uint64_t pages, uint64_t *bits)
+{
+	uint64_t at = ppn, end = ppn + pages, stop;
+
+	set_stored(g, ppn, pages, bits);
+	while (machine_next_data(g->memfd, &at, &stop, end))
+		for (; at < stop; at++)
+			bits[(at - ppn) / 64] |= 1ull << ((at - ppn) % 64);
+	set_stored(g, ppn, pages, bits);
+}
+
 static bool is_room_for_pins(const struct uvmm_engine *e, uint64_t pages)
 {
 	return atomic_load(&e->pinned_pages) + pages <= e->cfg.memory_pages / 4 * 3;

@@ -23,6 +23,11 @@ struct uvmm_engine;
  *   -ESRCH  the guest goes away */
 int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages);
 
+/* Sets bit i for each page ppn + i that holds anything; the others are zero. bits has
+ * room for `pages`, and is zero. What is taken out or brought in meanwhile is told
+ * right, too: a page's state is looked at before and after the file. */
+void range_content(const struct guest *g, uint64_t ppn, uint64_t pages, uint64_t *bits);
+
 /* Loads the pages and keeps reclaim off them, until as many unpins; all or none.
  *   -ENOMEM     more than three quarters of machine memory would be pinned, or
  *               none is free within a second

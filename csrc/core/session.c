@@ -135,6 +135,31 @@ static int refuse(const struct conn *c, uint32_t seq, const char *why)
 	return -EACCES;
 }
 
+static int bind_to(struct session *s, struct conn *c, enum conn_kind kind, struct guest *g)
+{
+	lock(&s->lock);
+	s->pending--;
+	c->kind = kind;
+	c->guest = g;
+	c->guest_id = g->id;
+	unlock(&s->lock);
+	return 0;
+}
+
+/* A process that shows the token of a guest and is not it: asks to be kin, and is
+ * registered by the control plane, or is wrong here. */
+static int turn_away(struct session *s, const struct conn *c, uint32_t seq,
+		     const struct uvmm_hello *h, const struct ucred *peer, const struct guest *g)
+{
+	if (h->role != UVMM_ROLE_CONTROL || !(h->flags & UVMM_HELLO_KIN))
+		return refuse(c, seq, "this process is not the one that was registered as that guest");
+	if (peer->uid && peer->uid != g->uid)
+		return refuse(c, seq, "this process belongs to another user than the guest");
+	events_add_kin(&s->engine->events, g->id, peer->pid);
+	packet_reply(c->fd, seq, -EAGAIN, "this process is being registered");
+	return -EAGAIN;
+}
+
 /* Who is it: 0, with the connection bound to its guest. */
 static int identify(struct session *s, struct conn *c, uint32_t seq,
 		    const struct uvmm_hello *h)
@@ -144,30 +169,28 @@ static int identify(struct session *s, struct conn *c, uint32_t seq,
 		[UVMM_ROLE_AGENT] = CONN_AGENT,
 		[UVMM_ROLE_WATCH] = CONN_WATCH,
 	};
+	struct registry *r = &s->engine->registry;
+	struct guest *named, *g;
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
-	unsigned char wrong = 0;
-	struct guest *g;
-	size_t i;
 
-	if (h->role < UVMM_ROLE_CONTROL || h->role > UVMM_ROLE_WATCH || h->reserved ||
-	    !memchr(h->name, '\0', sizeof(h->name)))
+	if (h->role < UVMM_ROLE_CONTROL || h->role > UVMM_ROLE_WATCH ||
+	    h->flags & ~UVMM_HELLO_KIN || !memchr(h->name, '\0', sizeof(h->name)))
 		return refuse(c, seq, "HELLO names no role or guest");
-	g = guest_by_name(&s->engine->registry, h->name);
-	for (i = 0; g && i < sizeof(g->token); i++)
-		wrong |= (unsigned char)(g->token[i] ^ h->token[i]);
-	if (!g || wrong)
+	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len))
+		return refuse(c, seq, "who is asking is not known");
+	/* Kin have a token in common, and not all of them its name. */
+	named = guest_by_token(r, h->token, 0);
+	if (!named)
 		return refuse(c, seq, "no guest of that name and token is registered");
-	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) ||
-	    (h->role != UVMM_ROLE_WATCH && peer.pid != g->pid))
-		return refuse(c, seq, "this process is not the one that was registered as that guest");
-	lock(&s->lock);
-	s->pending--;
-	c->kind = kind[h->role];
-	c->guest = g;
-	c->guest_id = g->id;
-	unlock(&s->lock);
-	return 0;
+	if (h->role == UVMM_ROLE_WATCH) {
+		g = guest_by_name(r, h->name);
+		if (!g || guest_by_token(r, h->token, g->pid) != g)
+			return refuse(c, seq, "no guest of that name and token is registered");
+	} else {
+		g = guest_by_token(r, h->token, peer.pid);
+	}
+	return g ? bind_to(s, c, kind[h->role], g) : turn_away(s, c, seq, h, &peer, named);
 }
 
 static bool on_hello(struct session *s, struct conn *c, const struct packet *p)
@@ -180,6 +203,15 @@ static bool on_hello(struct session *s, struct conn *c, const struct packet *p)
 	}
 	memcpy(&h, p->body, sizeof(h));
 	return !identify(s, c, p->head.seq, &h) && !send_welcome(s, c, p->head.seq, &h);
+}
+
+/* A connection ends: of a process that executes something else, maybe, without the
+ * memory that it had. */
+static void on_end(struct session *s, struct conn *c)
+{
+	if (c->kind == CONN_CONTROL)
+		engine_guest_left(s->engine, c->guest, c->guest_id);
+	drop(s, c);
 }
 
 /* True if the connection goes on. */
@@ -251,7 +283,7 @@ static void *worker_main(void *arg)
 		} else if (on_packet(s, c)) {
 			arm(s, c, EPOLL_CTL_MOD);
 		} else {
-			drop(s, c);
+			on_end(s, c);
 		}
 	}
 }

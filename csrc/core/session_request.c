@@ -81,6 +81,32 @@ static int on_range(struct uvmm_engine *e, struct conn *c, struct packet *p)
 	return packet_reply(c->fd, p->head.seq, rc, "%s", range_why(p->head.type, rc));
 }
 
+static int on_content(struct uvmm_engine *e, struct conn *c, struct packet *p)
+{
+	struct guest *g = c->guest;
+	struct uvmm_bitmap b = { { 0 } };
+	struct uvmm_range r;
+	int rc = -ENOTCONN;
+
+	(void)e;
+	memcpy(&r, p->body, sizeof(r));
+	if (guest_enter(g)) {
+		if (g->id != c->guest_id)
+			rc = -ENOTCONN;
+		else if (!r.pages || r.pages > UVMM_BITMAP_PAGES || r.ppn >= g->max_pages ||
+			 r.pages > g->max_pages - r.ppn)
+			rc = -EINVAL;
+		else
+			rc = 0;
+		if (!rc)
+			range_content(g, r.ppn, r.pages, b.bits);
+		guest_leave(g);
+	}
+	if (rc)
+		return packet_reply(c->fd, p->head.seq, rc, "%s", range_why(p->head.type, rc));
+	return packet_send(c->fd, UVMM_MSG_BITMAP, p->head.seq, 0, &b, sizeof(b), NULL, 0);
+}
+
 static int on_stats(struct uvmm_engine *e, struct conn *c, struct packet *p)
 {
 	struct uvmm_guest_stats s;
@@ -113,6 +139,7 @@ bool session_request(struct uvmm_engine *e, struct conn *c, struct packet *p)
 		[UVMM_MSG_UNPIN] = { on_range, sizeof(struct uvmm_range) },
 		[UVMM_MSG_DISCARD] = { on_range, sizeof(struct uvmm_range) },
 		[UVMM_MSG_STATS] = { on_stats, 0 },
+		[UVMM_MSG_CONTENT] = { on_content, sizeof(struct uvmm_range) },
 	};
 	uint16_t type = p->head.type;
 

@@ -2,6 +2,7 @@
 #include "agent.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <string.h>
@@ -52,6 +53,15 @@ static int connect_link(struct agent *a)
 	return 0;
 }
 
+/* Ticks until a message waits. */
+static void await_message(struct agent *a)
+{
+	struct pollfd p = { .fd = a->link.fd, .events = POLLIN };
+
+	while (a->ops->tick && !poll(&p, 1, a->tick_ms))
+		a->tick_ms = a->ops->tick(a->arg);
+}
+
 /* Hears and answers one message; false when there will be no more. */
 static bool serve_one(struct agent *a)
 {
@@ -60,6 +70,7 @@ static bool serve_one(struct agent *a)
 	struct uvmm_pressure p;
 	size_t got;
 
+	await_message(a);
 	if (rpc_receive(a->link.fd, &head, &p, sizeof(p), &got) ||
 	    head.type != UVMM_MSG_PRESSURE || got != sizeof(p) || p.level > UVMM_PRESSURE_FULL)
 		return false;
@@ -106,6 +117,7 @@ int agent_start(struct agent *a, const struct agent_ops *ops, void *arg)
 	memset(a, 0, sizeof(*a));
 	a->ops = ops;
 	a->arg = arg;
+	a->tick_ms = AGENT_TICK_MS;
 	rc = connect_link(a);
 	if (rc)
 		return rc;

@@ -22,6 +22,7 @@
 #include "uvmm/guest.h"
 
 #define AGENT_CALLBACKS_MAX 16
+#define AGENT_TICK_MS 250
 
 struct agent_callback {
 	uvmm_pressure_fn fn;
@@ -32,12 +33,16 @@ struct agent_callback {
 struct agent_ops {
 	int (*connect)(void *arg);      /* a new AGENT connection, or -errno */
 	uint64_t (*trim)(void *arg);    /* hands free pages back: how many */
+	/* Called when that many ms have passed without a message, first after
+	 * AGENT_TICK_MS; returns the next time. NULL: never. */
+	int (*tick)(void *arg);
 };
 
 struct agent {
 	const struct agent_ops *ops;    /* immutable after start */
 	void *arg;
 	struct kept_fd link;            /* the thread's own after start */
+	int tick_ms;                    /* likewise */
 
 	pthread_mutex_t lock;           /* guards below */
 	pthread_cond_t idle;

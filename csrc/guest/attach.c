@@ -10,7 +10,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
+
+#define KNOWN_PAUSE_NS 500000
+#define KNOWN_TRIES 20000       /* 10 s */
 
 /* Newer than the headers of Debian 12. */
 #ifndef USERFAULTFD_IOC_NEW
@@ -79,6 +83,7 @@ static int read_environment(struct attachment *a, char *why)
 	}
 	strcpy(a->socket, path);
 	strcpy(a->hello.name, name);
+	a->hello.flags = getenv(UVMM_ENV_FOLLOW) ? UVMM_HELLO_KIN : 0;
 	return 0;
 }
 
@@ -92,6 +97,7 @@ static int say_hello(const struct attachment *a, enum uvmm_role role,
 	int fd, rc;
 
 	hello.role = role;
+	hello.flags = role == UVMM_ROLE_CONTROL ? hello.flags : 0;
 	*call = (struct rpc_call){
 		.type = UVMM_MSG_HELLO,
 		.answer_type = UVMM_MSG_WELCOME,
@@ -156,9 +162,9 @@ int attach_ask(struct attachment *a, struct rpc_call *call, char why[UVMM_TEXT_B
 
 /* --- memory ----------------------------------------------------------------- */
 
-static int map_memory(struct attachment *a, int memory, char *why)
+/* Addresses for the memory, on a boundary of large pages. */
+static int reserve(size_t bytes, char **out, char *why)
 {
-	size_t bytes = a->pages * UVMM_PAGE_SIZE;
 	uintptr_t at, base;
 	void *room;
 
@@ -171,24 +177,37 @@ static int map_memory(struct attachment *a, int memory, char *why)
 	if (base > at)
 		munmap(room, base - at);
 	munmap((void *)(base + bytes), at + UVMM_CHUNK_SIZE - base);
-	a->base = mmap((void *)base, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-		       memory, 0);
-	if (a->base == MAP_FAILED) {
-		int rc = -errno;
+	*out = (char *)base;
+	return 0;
+}
 
-		munmap((void *)base, bytes);
-		return fail(why, rc, "cannot map guest memory");
+/* At a->base if that is set, which has to be free, else wherever there is room. */
+static int map_memory(struct attachment *a, int memory, char *why)
+{
+	size_t bytes = a->pages * UVMM_PAGE_SIZE;
+	int fixed = a->base ? MAP_FIXED_NOREPLACE : MAP_FIXED, rc;
+	char *base = a->base;
+	void *got;
+
+	rc = base ? 0 : reserve(bytes, &base, why);
+	if (rc)
+		return rc;
+	got = mmap(base, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | fixed, memory, 0);
+	if (got == MAP_FAILED) {
+		rc = fail(why, -errno, "cannot map guest memory");
+		if (!a->base)
+			munmap(base, bytes);
+		return rc;
 	}
+	a->base = base;
 	/* Large pages are welcome, not needed. A child would put zeros where pages
 	 * are absent: it gets none of this. */
-	madvise(a->base, bytes, MADV_HUGEPAGE);
-	if (madvise(a->base, bytes, MADV_DONTFORK)) {
-		int rc = -errno;
-
-		munmap(a->base, bytes);
-		return fail(why, rc, "cannot keep guest memory from children");
+	madvise(base, bytes, MADV_HUGEPAGE);
+	if (madvise(base, bytes, MADV_DONTFORK)) {
+		rc = fail(why, -errno, "cannot keep guest memory from children");
+		munmap(base, bytes);
 	}
-	return 0;
+	return rc;
 }
 
 static int open_memory(const struct uvmm_welcome *w, const struct rpc_call *call, char *why)
@@ -243,6 +262,11 @@ static int take_welcome(struct attachment *a, const struct uvmm_welcome *w,
 			 (unsigned long long)w->max_pages);
 		return -EPROTO;
 	}
+	if (a->base && w->max_pages != a->pages) {
+		snprintf(why, UVMM_TEXT_BYTES, "the child is offered %llu pages, the parent has %llu",
+			 (unsigned long long)w->max_pages, (unsigned long long)a->pages);
+		return -EPROTO;
+	}
 	a->pages = w->max_pages;
 	memory = open_memory(w, call, why);
 	if (memory < 0)
@@ -257,29 +281,58 @@ static int take_welcome(struct attachment *a, const struct uvmm_welcome *w,
 	return rc;
 }
 
-int attach_open(struct attachment *a, char why[UVMM_TEXT_BYTES])
+/* Says HELLO as CONTROL, again for as long as the daemon has not registered a
+ * process that is kin to a guest. */
+static int hello_until_known(struct attachment *a, struct uvmm_welcome *w,
+			     struct rpc_call *call, char *why)
+{
+	const struct timespec pause = { .tv_nsec = KNOWN_PAUSE_NS };
+	int fd, tries;
+
+	for (tries = 0; tries < KNOWN_TRIES; tries++) {
+		fd = say_hello(a, UVMM_ROLE_CONTROL, w, call, why);
+		if (fd != -EAGAIN)
+			break;
+		nanosleep(&pause, NULL);
+	}
+	return fd == -EAGAIN ? -EACCES : fd;
+}
+
+static int attach(struct attachment *a, char *why)
 {
 	struct uvmm_welcome w;
 	struct rpc_call call;
 	int fd, rc;
 
-	memset(a, 0, sizeof(*a));
 	a->control.fd = a->userfault.fd = -1;
-	rc = read_environment(a, why);
-	if (rc)
-		return rc;
-	fd = say_hello(a, UVMM_ROLE_CONTROL, &w, &call, why);
+	pthread_mutex_init(&a->lock, NULL);
+	fd = hello_until_known(a, &w, &call, why);
 	if (fd < 0)
 		return promised(fd);
 	a->control = kept_take(fd);
 	rc = take_welcome(a, &w, &call, why);
 	close_fds(&call);
-	if (rc) {
+	if (rc)
 		kept_close(&a->control);
-		return promised(rc);
-	}
-	pthread_mutex_init(&a->lock, NULL);
-	return 0;
+	return promised(rc);
+}
+
+int attach_open(struct attachment *a, char why[UVMM_TEXT_BYTES])
+{
+	int rc;
+
+	memset(a, 0, sizeof(*a));
+	rc = read_environment(a, why);
+	return rc ? rc : attach(a, why);
+}
+
+int attach_again(struct attachment *a, char why[UVMM_TEXT_BYTES])
+{
+	/* The parent's. */
+	kept_close(&a->control);
+	kept_close(&a->userfault);
+	a->hello.flags = UVMM_HELLO_KIN;
+	return attach(a, why);
 }
 
 void attach_close(struct attachment *a)

@@ -34,6 +34,10 @@ struct attachment {
 };
 
 int attach_open(struct attachment *a, char why[UVMM_TEXT_BYTES]);
+/* In a forked child, which has nothing of it: memory of its own at the same place, all
+ * zero, as a guest that is kin to the parent. *a is what the parent's was. Nothing
+ * is locked after it. */
+int attach_again(struct attachment *a, char why[UVMM_TEXT_BYTES]);
 /* Undoes it, for a process that cannot be a guest after all. */
 void attach_close(struct attachment *a);
 

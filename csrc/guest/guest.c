@@ -62,7 +62,10 @@ static int connect_agent(void *arg)
 
 static int attach(struct uvmm_guest *g)
 {
-	static const struct agent_ops ops = { connect_agent, trim_for_agent };
+	static const struct agent_ops ops = {
+		.connect = connect_agent,
+		.trim = trim_for_agent,
+	};
 	char why[UVMM_TEXT_BYTES] = "";
 	int rc;
 

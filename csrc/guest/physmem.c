@@ -246,6 +246,17 @@ static bool run_of(const struct physmem *m, uint64_t page, uint64_t *first)
 	return m->run[at] && !(m->run[at] & RUN_IN_TRIM) && at + m->run[at] > page;
 }
 
+bool physmem_is_used(struct physmem *m, uint64_t page, uint64_t n)
+{
+	uint64_t at = page, first;
+
+	pthread_mutex_lock(&m->lock);
+	while (at < page + n && run_of(m, at, &first))
+		at = first + m->run[first];
+	pthread_mutex_unlock(&m->lock);
+	return at >= page + n;
+}
+
 uint64_t physmem_give(struct physmem *m, uint64_t page, uint64_t n)
 {
 	uint64_t at = page, end = page + n, first, stop, sum = 0;
@@ -318,6 +329,23 @@ bool physmem_next_run(struct physmem *m, uint64_t *page, uint64_t *n)
 		*page += order == PHYSMEM_ORDERS ? m->run[*page] & ~RUN_IN_TRIM : 1ull << order;
 	}
 	return false;
+}
+
+void physmem_freeze(struct physmem *m)
+{
+	pthread_mutex_lock(&m->lock);
+	while (m->trims)
+		pthread_cond_wait(&m->trimmed, &m->lock);
+}
+
+void physmem_thaw(struct physmem *m, bool in_child)
+{
+	if (in_child) {
+		pthread_mutex_init(&m->lock, NULL);
+		pthread_cond_init(&m->trimmed, NULL);
+	} else {
+		pthread_mutex_unlock(&m->lock);
+	}
 }
 
 uint64_t physmem_free_pages(struct physmem *m)

@@ -58,6 +58,8 @@ int physmem_free(struct physmem *m, uint64_t page, uint64_t n);
 int physmem_take(struct physmem *m, uint64_t n, uint64_t align, uint64_t *page);
 /* The same, for the pages [page, page + n) alone.  -ENOMEM one of them is not free */
 int physmem_take_at(struct physmem *m, uint64_t page, uint64_t n);
+/* All of [page, page + n) is in use. */
+bool physmem_is_used(struct physmem *m, uint64_t page, uint64_t n);
 /* Gives back whatever of [page, page + n) is in use, cutting runs; how many. */
 uint64_t physmem_give(struct physmem *m, uint64_t page, uint64_t n);
 
@@ -68,6 +70,11 @@ void physmem_set_dirty(struct physmem *m, uint64_t page, uint64_t n);
 /* The next run in use from *page, which is no page within one: *n pages from *page;
  * false if there is none. With the lock held. */
 bool physmem_next_run(struct physmem *m, uint64_t *page, uint64_t *n);
+
+/* Takes the lock with no trim going on, so that a forked child finds all in order; it
+ * calls physmem_thaw too, and then has the lock and the condition anew. */
+void physmem_freeze(struct physmem *m);
+void physmem_thaw(struct physmem *m, bool in_child);
 
 /* Hands each run of free pages that were used since to discard(), which is called
  * without the lock, and forgets that they were. *pages is how many. Stops at the

@@ -180,6 +180,7 @@ int rpc_ask(int fd, struct rpc_call *call, char why[UVMM_TEXT_BYTES])
 		struct uvmm_reply reply;
 		struct uvmm_welcome welcome;
 		struct uvmm_usage usage;
+		struct uvmm_bitmap bitmap;
 	} body;
 	uint32_t seq = head.seq;
 	size_t got;

@@ -127,12 +127,15 @@ enum uvmm_event_kind {
 	UVMM_EVENT_ENDED = 3,           /* the guest is gone, all of it freed */
 	UVMM_EVENT_REFUSED = 4,         /* text: why it was refused memory */
 	UVMM_EVENT_DAMAGED = 5,         /* text: which page, why */
+	UVMM_EVENT_KIN = 6,             /* the process pid asks to be a guest with the
+					 * token of this one; it asks until it is */
 };
 
 struct uvmm_event {
 	uint64_t at_ns;
 	uint64_t guest_id;              /* 0: none */
 	uint32_t kind;                  /* enum uvmm_event_kind */
+	int32_t pid;                    /* of KIN, else 0 */
 	char text[UVMM_ERR_BYTES];
 };
 

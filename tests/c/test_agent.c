@@ -63,7 +63,7 @@ static uint64_t trim(void *arg)
 	return TRIMMED;
 }
 
-static const struct agent_ops ops = { connect_agent, trim };
+static const struct agent_ops ops = { .connect = connect_agent, .trim = trim };
 
 static void start(void)
 {

@@ -243,6 +243,9 @@ static void test_ranges_against_model(void)
 			break;
 		}
 		case 1: {
+			for (i = page; i < page + n && owned[i]; i++)
+				;
+			CHECK(physmem_is_used(&m, page, n) == (i == page + n));
 			for (i = page; i < page + n && !owned[i]; i++)
 				;
 			CHECK(physmem_take_at(&m, page, n) == (i < page + n ? -ENOMEM : 0));

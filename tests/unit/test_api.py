@@ -177,7 +177,9 @@ def test_a_guest_that_ends_during_its_admission_is_not_kept() -> None:
     class Ending(NoEngine):
         def create_guest(self, config: GuestConfig) -> int:
             created = super().create_guest(config)
-            daemon.take(Event(at_ns=0, guest_id=created, kind=EventKind.ENDED, text=""))
+            daemon.take(
+                Event(at_ns=0, guest_id=created, kind=EventKind.ENDED, pid=0, text="")
+            )
             return created
 
     daemon = Daemon(cast("Engine", Ending()), on_change=lambda _: None)

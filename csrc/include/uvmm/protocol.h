@@ -8,7 +8,9 @@
  *   Roles      A process opens one connection a role and says HELLO first:
  *                CONTROL  requests of the guest, each answered in turn. The
  *                         peer's process must be the one registered under the
- *                         token.
+ *                         token; or, with HELLO_KIN, one that is to be a guest
+ *                         of its own with the same token (a forked child): the
+ *                         answer is REPLY with -EAGAIN until it is registered.
  *                AGENT    the guest's agent thread: the daemon asks, the agent
  *                         answers. Same process as CONTROL.
  *                WATCH    the process that started the guest (uvmm run): told
@@ -42,6 +44,8 @@
 #define UVMM_ENV_SOCKET "UVMM_SOCKET"   /* path of guest.sock */
 #define UVMM_ENV_NAME "UVMM_NAME"       /* the guest's name */
 #define UVMM_ENV_TOKEN "UVMM_TOKEN"     /* 32 hexadecimal digits */
+#define UVMM_ENV_PID "UVMM_PID"         /* of the process that is the guest */
+#define UVMM_ENV_FOLLOW "UVMM_FOLLOW"   /* set: what that starts are guests, too */
 
 enum uvmm_msg_type {
 	UVMM_MSG_HELLO = 1,     /* -> daemon: struct uvmm_hello */
@@ -56,6 +60,8 @@ enum uvmm_msg_type {
 	UVMM_MSG_PRESSURE = 10, /* -> agent: struct uvmm_pressure */
 	UVMM_MSG_RELEASED = 11, /* agent -> daemon: struct uvmm_released */
 	UVMM_MSG_NOTICE = 12,   /* -> watcher: struct uvmm_notice */
+	UVMM_MSG_CONTENT = 13,  /* -> daemon: struct uvmm_range; answered by BITMAP */
+	UVMM_MSG_BITMAP = 14,   /* -> guest: struct uvmm_bitmap */
 };
 
 enum uvmm_role {
@@ -77,9 +83,12 @@ struct uvmm_msg_head {
 	int32_t status;         /* 0 or a negative errno; 0 in requests */
 };
 
+/* A process that is not the registered one wants to be a guest of its own. */
+#define UVMM_HELLO_KIN 1u
+
 struct uvmm_hello {
 	uint32_t role;          /* enum uvmm_role */
-	uint32_t reserved;      /* 0 */
+	uint32_t flags;         /* UVMM_HELLO_*, 0 but for CONTROL */
 	uint8_t token[UVMM_TOKEN_BYTES];
 	char name[UVMM_NAME_MAX + 1];   /* NUL-terminated */
 };
@@ -108,6 +117,13 @@ struct uvmm_reply {
 struct uvmm_range {
 	uint64_t ppn;           /* first page */
 	uint64_t pages;         /* how many, > 0 */
+};
+
+#define UVMM_BITMAP_PAGES 16384u        /* the most that CONTENT may ask for */
+
+/* Bit i is page ppn + i of the range: set if it holds anything, else it is zero. */
+struct uvmm_bitmap {
+	uint64_t bits[UVMM_BITMAP_PAGES / 64];
 };
 
 struct uvmm_usage {

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+#include "image.h"
+
+#include <alloca.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include "space.h"
+
+#define EXPORT __attribute__((visibility("default")))
+#define PRELOAD_NAME "LD_PRELOAD"
+#define VALUE_BYTES 4096
+enum kept { SOCKET, NAME, TOKEN, PID, FOLLOW, PRELOAD, KEPT };
+
+typedef int execve_fn(const char *path, char *const argv[], char *const envp[]);
+typedef int fexecve_fn(int fd, char *const argv[], char *const envp[]);
+typedef int execveat_fn(int dir, const char *path, char *const argv[], char *const envp[],
+			int flags);
+
+static struct {
+	pid_t guest;            /* 0: this process is none */
+	bool follow;
+	/* NAME=value as they were, "" for none: */
+	char kept[KEPT][VALUE_BYTES];
+	char users_preload[VALUE_BYTES];        /* LD_PRELOAD without this library */
+	execve_fn *execve, *execvpe;
+	fexecve_fn *fexecve;
+	execveat_fn *execveat;
+} image;
+
+static const char *const names[KEPT] = {
+	UVMM_ENV_SOCKET, UVMM_ENV_NAME, UVMM_ENV_TOKEN, UVMM_ENV_PID, UVMM_ENV_FOLLOW,
+	PRELOAD_NAME,
+};
+
+/* Which of them an entry NAME=value is, or KEPT. */
+static size_t which(const char *entry)
+{
+	size_t i;
+
+	for (i = 0; i < KEPT; i++) {
+		size_t len = strlen(names[i]);
+
+		if (!strncmp(entry, names[i], len) && entry[len] == '=')
+			break;
+	}
+	return i;
+}
+
+/* LD_PRELOAD without this library, which `uvmm run` puts first. */
+static void keep_users_preload(void)
+{
+	const char *mine = image.kept[PRELOAD], *rest = strpbrk(mine, ": ");
+
+	if (rest && rest[1])
+		snprintf(image.users_preload, sizeof(image.users_preload), PRELOAD_NAME "=%.*s",
+			 (int)sizeof(image.users_preload) - 16, rest + 1);
+}
+
+/* In place, so that the program's own idea of its environment is the same. */
+static void hide(void)
+{
+	char **from, **to = environ;
+
+	for (from = environ; *from; from++) {
+		size_t i = which(*from);
+
+		if (i == KEPT)
+			*to++ = *from;
+		else if (i == PRELOAD && image.users_preload[0])
+			*to++ = image.users_preload;
+	}
+	*to = NULL;
+}
+
+static void *next(const char *name)
+{
+	return dlsym(RTLD_NEXT, name);
+}
+
+void image_open(void)
+{
+	char **entry;
+	size_t i;
+
+	for (entry = environ; *entry; entry++) {
+		i = which(*entry);
+		if (i < KEPT)
+			snprintf(image.kept[i], VALUE_BYTES, "%.*s", VALUE_BYTES - 1, *entry);
+	}
+	*(void **)&image.execve = next("execve");
+	*(void **)&image.execvpe = next("execvpe");
+	*(void **)&image.fexecve = next("fexecve");
+	*(void **)&image.execveat = next("execveat");
+	keep_users_preload();
+	image.follow = image.kept[FOLLOW][0];
+	if (!image.follow)
+		hide();
+	image.guest = getpid();
+}
+
+void image_forked(void)
+{
+	image.guest = 0;
+}
+
+/* --- exec ------------------------------------------------------------------- */
+
+static bool stays_guest(void)
+{
+	return image.follow || (image.guest && getpid() == image.guest);
+}
+
+static size_t count(char *const list[])
+{
+	size_t n = 0;
+
+	while (list && list[n])
+		n++;
+	return n;
+}
+
+/* envp with what makes a guest, in out[count(envp) + KEPT + 1]. */
+static char *const *guest_environment(char *const envp[], char **out)
+{
+	size_t n = 0, i;
+
+	for (; envp && *envp; envp++)
+		if (which(*envp) == KEPT)
+			out[n++] = *envp;
+	for (i = 0; i < KEPT; i++)
+		if (image.kept[i][0])
+			out[n++] = image.kept[i];
+	out[n] = NULL;
+	return out;
+}
+
+#define ENVIRONMENT(envp) \
+	(stays_guest() ? \
+	 guest_environment(envp, alloca((count(envp) + KEPT + 1) * sizeof(char *))) : (envp))
+
+/* Called before the constructor, by another library's, there is no next yet. */
+#define CALL(function, ...) \
+	(image.function ? image.function(__VA_ARGS__) : (errno = ENOSYS, -1))
+
+EXPORT int execve(const char *path, char *const argv[], char *const envp[])
+{
+	return CALL(execve, path, argv, ENVIRONMENT(envp));
+}
+
+EXPORT int execv(const char *path, char *const argv[])
+{
+	return CALL(execve, path, argv, ENVIRONMENT(environ));
+}
+
+EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
+{
+	return CALL(execvpe, file, argv, ENVIRONMENT(envp));
+}
+
+EXPORT int execvp(const char *file, char *const argv[])
+{
+	return CALL(execvpe, file, argv, ENVIRONMENT(environ));
+}
+
+EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
+{
+	return CALL(fexecve, fd, argv, ENVIRONMENT(envp));
+}
+
+EXPORT int execveat(int dir, const char *path, char *const argv[], char *const envp[],
+		    int flags)
+{
+	return CALL(execveat, dir, path, argv, ENVIRONMENT(envp), flags);
+}
+
+/* The arguments of execl() and its kin as a list on the stack; ends at the NULL. */
+#define LIST(first, args, list) \
+	do { \
+		size_t n_ = 1, i_; \
+		va_list again_; \
+		va_copy(again_, args); \
+		while (va_arg(again_, char *)) \
+			n_++; \
+		va_end(again_); \
+		(list) = alloca((n_ + 1) * sizeof(char *)); \
+		(list)[0] = (char *)(uintptr_t)(first); \
+		for (i_ = 1; i_ <= n_; i_++) \
+			(list)[i_] = va_arg(args, char *); \
+	} while (0)
+
+EXPORT int execl(const char *path, const char *arg, ...)
+{
+	char **list;
+	va_list args;
+
+	va_start(args, arg);
+	LIST(arg, args, list);
+	va_end(args);
+	return execv(path, list);
+}
+
+EXPORT int execlp(const char *file, const char *arg, ...)
+{
+	char **list;
+	va_list args;
+
+	va_start(args, arg);
+	LIST(arg, args, list);
+	va_end(args);
+	return execvp(file, list);
+}
+
+EXPORT int execle(const char *path, const char *arg, ...)
+{
+	char *const *envp;
+	char **list;
+	va_list args;
+
+	va_start(args, arg);
+	LIST(arg, args, list);
+	envp = va_arg(args, char *const *);
+	va_end(args);
+	return execve(path, list, envp);
+}

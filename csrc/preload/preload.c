@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT
+ * libuvmm_heap.so: preloaded by `uvmm run`, it makes a program that knows nothing of
+ * uvmm a guest. See space.h (memory), extents.h (malloc), maps.c (mmap), image.h
+ * (exec), fork.h. */
+#include "agent.h"
+#include "extents.h"
+#include "fork.h"
+#include "image.h"
+#include "space.h"
+
+#define TICK_MS 250
+#define IDLE_TICK_MS 1000
+
+static struct agent the_agent;
+
+static int connect_agent(void *arg)
+{
+	char why[UVMM_TEXT_BYTES];
+
+	(void)arg;
+	return attach_role(&the_space.attachment, UVMM_ROLE_AGENT, why);
+}
+
+static uint64_t trim(void *arg)
+{
+	(void)arg;
+	extents_decay();
+	return space_trim();
+}
+
+/* What was freed a moment ago goes back though nothing else happens. */
+static int tick(void *arg)
+{
+	return trim(arg) ? TICK_MS : IDLE_TICK_MS;
+}
+
+/* A guest without an agent only keeps what it has freed. */
+static void start_agent(void)
+{
+	static const struct agent_ops ops = {
+		.connect = connect_agent,
+		.trim = trim,
+		.tick = tick,
+	};
+
+	if (space_is_open())
+		agent_start(&the_agent, &ops, NULL);
+}
+
+__attribute__((constructor(101))) static void start(void)
+{
+	if (!space_open())
+		return;
+	fork_register();
+	image_open();
+	extents_hook();
+	fork_register_last(start_agent);
+	start_agent();
+}
