@@ -152,14 +152,14 @@ static void move_start(struct pressure *p, int64_t growth_per_s)
 {
 	int64_t ahead = growth_per_s * (int64_t)(GROWTH_AHEAD_NS / NS_PER_MS) / 1000;
 
-	atomic_store(&p->start, clamp(p->tight + ahead, p->start_min, p->start_max));
+	atomic_store(&p->start, clamp(p->start_min + ahead, p->start_min, p->start_max));
 }
 
 static void look(struct uvmm_engine *e, int64_t left)
 {
 	struct pressure *p = &e->pressure;
 
-	if (left < p->tight && !atomic_load(&p->is_tight))
+	if (left <= p->tight && !atomic_load(&p->is_tight))
 		become_tight(e);
 	else if (left > 2 * p->tight && atomic_load(&p->is_tight))
 		become_roomy(e);
@@ -253,15 +253,19 @@ void pressure_reclaim_done(struct uvmm_engine *e, uint64_t taken)
 	pressure_wake_waiting(e);
 }
 
-static void set_marks(struct pressure *p)
+/* Parts of what guests can have. Where little is, they are armed at any time: to
+ * be in time for what they touch without asking would take a good part of it. */
+static void set_marks(struct pressure *p, int64_t t)
 {
-	int64_t t = (int64_t)p->total_pages;
-
 	p->reserve = clamp(t / 128, 128, 1024);
-	p->low = p->reserve + clamp(t / 64, 512, 16384);
+	p->low = p->reserve + clamp(t / 64, 256, 16384);
 	p->tight = p->low + clamp(t / 16, 4096, 65536);
 	p->start_min = p->tight + t / 32;
-	p->start_max = clamp(t / 5, p->start_min, INT64_MAX);
+	if (p->start_min > t / 3) {
+		p->tight = t;
+		p->start_min = p->low + t / 16;
+	}
+	p->start_max = p->tight == t ? p->start_min : clamp(t / 5, p->start_min, INT64_MAX);
 	p->hysteresis = t / 32;
 }
 
@@ -271,11 +275,11 @@ int pressure_start(struct uvmm_engine *e, uint64_t total_pages)
 	int rc;
 
 	p->total_pages = total_pages;
-	set_marks(p);
-	atomic_store(&p->start, p->start_min);
 	atomic_store(&p->daemon_pages, machine_daemon_pages());
 	if (total_pages < atomic_load(&p->daemon_pages) + SMALLEST_PAGES)
 		return -ENOMEM;
+	set_marks(p, (int64_t)(total_pages - atomic_load(&p->daemon_pages)));
+	atomic_store(&p->start, p->start_min);
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->kick, NULL);
 	pressure_refresh(e);
