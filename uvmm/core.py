@@ -328,7 +328,8 @@ def _guest(g: Any, shares: int) -> Guest:
         threads=g.threads, min_pages=g.min_pages, max_pages=g.max_pages, shares=shares,
         target_pages=g.target_pages, resident_pages=g.resident_pages,
         swapped_pages=g.swapped_pages, untouched_pages=g.untouched_pages,
-        pinned_pages=g.pinned_pages, faults=g.faults, pages_in=g.pages_in,
+        pinned_pages=g.pinned_pages, unmanaged_pages=g.unmanaged_pages,
+        faults=g.faults, pages_in=g.pages_in,
         pages_out=g.pages_out, zero_dropped=g.zero_dropped, aborted=g.aborted,
         damaged_pages=g.damaged_pages, stall_ns=g.stall_ns,
     )

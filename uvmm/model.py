@@ -75,6 +75,7 @@ class Guest:
     far_pages: int = 0
     untouched_pages: int
     pinned_pages: int
+    unmanaged_pages: int = 0
     faults: int
     pages_in: int
     pages_out: int

@@ -83,7 +83,11 @@ class MachineFigures(TypedDict):
 
 
 class GuestFigures(TypedDict):
-    """A guest; the seven places of its pages add up to `max_bytes`."""
+    """
+    A guest; the seven places of its pages add up to `max_bytes`.
+
+    `unmanaged_bytes` is writable memory of its process that is no guest memory.
+    """
 
     name: str
     pid: int
@@ -102,6 +106,7 @@ class GuestFigures(TypedDict):
     far_bytes: int
     untouched_bytes: int
     pinned_bytes: int
+    unmanaged_bytes: int
     faults: int
     pages_in: int
     pages_out: int
@@ -172,6 +177,7 @@ def guest_figures(guest: Guest, stall_percent: float) -> GuestFigures:
         far_bytes=pages_to_bytes(guest.far_pages),
         untouched_bytes=pages_to_bytes(guest.untouched_pages),
         pinned_bytes=pages_to_bytes(guest.pinned_pages),
+        unmanaged_bytes=pages_to_bytes(guest.unmanaged_pages),
         faults=guest.faults, pages_in=guest.pages_in, pages_out=guest.pages_out,
         zero_dropped=guest.zero_dropped, aborted=guest.aborted,
         damaged_pages=guest.damaged_pages,

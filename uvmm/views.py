@@ -22,14 +22,17 @@ def guest_table(guests: list[GuestFigures]) -> Table:
     """Return who runs: a line a guest."""
     table = Table(box=None, pad_edge=False)
     table.add_column("NAME")
-    for column in ("PID", "THREADS", "MIN", "MAX", "SHARES", "RESIDENT", "SWAPPED", "STALL%"):
+    for column in (
+        "PID", "THREADS", "MIN", "MAX", "SHARES", "RESIDENT", "SWAPPED", "UNMANAGED", "STALL%"
+    ):
         table.add_column(column, justify="right")
     for guest in guests:
         table.add_row(
             guest["name"], str(guest["pid"]), str(guest["threads"]),
             format_size(guest["min_bytes"]), format_size(guest["max_bytes"]),
             str(guest["shares"]), format_size(guest["resident_bytes"]),
-            format_size(guest["swapped_bytes"]), f"{guest['stall_percent']:.1f}",
+            format_size(guest["swapped_bytes"]), format_size(guest["unmanaged_bytes"]),
+            f"{guest['stall_percent']:.1f}",
         )
     return table
 

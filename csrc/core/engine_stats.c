@@ -53,23 +53,28 @@ static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 	memcpy(s->name, g->name, sizeof(s->name));
 }
 
-/* Threads of the process, without ours; at least 1. */
-static uint32_t count_threads(int32_t pid, bool attached)
+/* What the kernel says of the process: threads without ours, at least 1; and its
+ * own writable memory that is not guest memory, in memory or swapped by the kernel. */
+static void ask_kernel(struct uvmm_guest_stats *s)
 {
-	unsigned long n = 0;
+	unsigned long threads = 0, kib = 0;
 	char path[40], line[128];
 	FILE *f;
 
-	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	snprintf(path, sizeof(path), "/proc/%d/status", s->pid);
 	f = fopen(path, "re");
-	while (f && fgets(line, sizeof(line), f))
+	while (f && fgets(line, sizeof(line), f)) {
 		if (!strncmp(line, "Threads:", 8))
-			n = strtoul(line + 8, NULL, 10);
+			threads = strtoul(line + 8, NULL, 10);
+		else if (!strncmp(line, "RssAnon:", 8) || !strncmp(line, "VmSwap:", 7))
+			kib += strtoul(strchr(line, ':') + 1, NULL, 10);
+	}
 	if (f)
 		fclose(f);
-	if (attached && n > OWN_THREADS)
-		n -= OWN_THREADS;
-	return n ? (uint32_t)n : 1;
+	if (s->attached && threads > OWN_THREADS)
+		threads -= OWN_THREADS;
+	s->threads = threads ? (uint32_t)threads : 1;
+	s->unmanaged_pages = kib * 1024 / UVMM_PAGE_SIZE;
 }
 
 static void fill_machine(struct uvmm_engine *e, struct uvmm_machine_stats *m)
@@ -114,7 +119,7 @@ int uvmm_snapshot(uvmm_engine *e, struct uvmm_machine_stats *m,
 	}
 	unlock(&r->lock);
 	for (i = 0; i < *n && i < cap; i++)
-		guests[i].threads = count_threads(guests[i].pid, guests[i].attached);
+		ask_kernel(&guests[i]);
 	return 0;
 }
 
@@ -133,7 +138,7 @@ int uvmm_guest_find(uvmm_engine *e, const char *name, struct uvmm_guest_stats *o
 	}
 	unlock(&r->lock);
 	if (!rc)
-		out->threads = count_threads(out->pid, out->attached);
+		ask_kernel(out);
 	return rc;
 }
 

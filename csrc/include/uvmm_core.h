@@ -92,6 +92,7 @@ struct uvmm_guest_stats {
 	uint32_t threads;               /* of the process, without ours */
 	uint64_t min_pages, max_pages, target_pages;
 	uint64_t resident_pages, swapped_pages, untouched_pages, pinned_pages;
+	uint64_t unmanaged_pages;       /* of the process's writable memory, not the guest's */
 	uint64_t faults;                /* served: loads, fresh pages, write-protect */
 	uint64_t pages_in, pages_out;   /* read from and written to tiers */
 	uint64_t zero_dropped;          /* zero pages reclaimed without storing */
