@@ -150,7 +150,7 @@ def run(
     ] = None,
     heap: Annotated[
         Heap, typer.Option(help="Whose memory malloc and mmap give the program.")
-    ] = Heap.NONE,
+    ] = Heap.AUTO,
     follow: Annotated[
         bool, typer.Option("--follow", help="What it executes are guests, too.")
     ] = False,

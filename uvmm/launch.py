@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from uvmm import host, program
+from uvmm import host, image, program
 from uvmm.client import Client, RefusedError
 from uvmm.errors import NotReadyError, NotRunningError, ServedError, UvmmError
 from uvmm.program import Heap
@@ -83,6 +83,7 @@ def launch(run_dir: RunDir, wanted: Launch) -> NoReturn:
     user = None if wanted.user is None else host.user(wanted.user)
     if user is not None and os.geteuid() not in (0, user.pw_uid):
         raise UvmmError(f"--user {wanted.user}: only root may start a program as another user")
+    heap = _heap(path, wanted, user)
     for built in (LAUNCHER, HEAP):
         if not built.is_file():
             raise UvmmError(f"{built} is missing; run bin/setup-env")
@@ -92,7 +93,7 @@ def launch(run_dir: RunDir, wanted: Launch) -> NoReturn:
         token = bytes.fromhex(admitted["token"])
         notices = watch(Path(admitted["socket"]), admitted["name"], token)
         signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
-        _let_go(child, path, _environment(run_dir, wanted, child.pid, admitted))
+        _let_go(child, path, _environment(run_dir, wanted, child.pid, admitted, heap))
     except BaseException:
         _kill(child)
         raise
@@ -155,8 +156,19 @@ def _start_daemon(run_dir: RunDir) -> None:
         time.sleep(_POLL_S)
 
 
+def _heap(path: str, wanted: Launch, user: pwd.struct_passwd | None) -> Heap:
+    """Decide where the heap of the program will be; refuse what cannot be had."""
+    if wanted.heap is Heap.NONE:
+        return Heap.NONE
+    if wanted.heap is Heap.AUTO and image.uses_guest_library(path, wanted.argv[1:]):
+        return Heap.NONE
+    uid, gid = (os.geteuid(), os.getegid()) if user is None else (user.pw_uid, user.pw_gid)
+    image.check_heap(path, image.User(uid, gid))
+    return Heap.GUEST
+
+
 def _environment(
-    run_dir: RunDir, wanted: Launch, pid: int, admitted: Mapping[str, str]
+    run_dir: RunDir, wanted: Launch, pid: int, admitted: Mapping[str, str], heap: Heap
 ) -> bytes:
     told = {
         "UVMM_SOCKET": admitted["socket"],
@@ -164,7 +176,7 @@ def _environment(
         "UVMM_TOKEN": admitted["token"],
         RUN_DIR_VARIABLE: str(run_dir.path),
     }
-    if wanted.heap is Heap.GUEST:
+    if heap is Heap.GUEST:
         others = os.environ.get(_PRELOAD)
         told["UVMM_PID"] = str(pid)
         told[_PRELOAD] = f"{HEAP}:{others}" if others else str(HEAP)

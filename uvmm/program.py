@@ -14,8 +14,13 @@ from uvmm.units import shown
 
 
 class Heap(StrEnum):
-    """Whose memory a program gets from malloc, and for private anonymous mappings."""
+    """
+    Whose memory a program gets from malloc, and for private anonymous mappings.
 
+    AUTO is the guest's, but not for programs that use the guest library themselves.
+    """
+
+    AUTO = "auto"
     GUEST = "guest"
     NONE = "none"
 

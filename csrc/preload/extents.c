@@ -9,7 +9,7 @@
 #include "raw.h"
 #include "space.h"
 
-#define HOOKED_MAX 64u  /* arenas; those of a larger machine's rest use mmap */
+#define HOOKED_MAX 64u  /* arenas; the rest, on a large machine, uses mmap() */
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
 
@@ -84,19 +84,30 @@ static extent_hooks_t the_hooks = {
 	.merge = merge,
 };
 
-void extents_hook(void)
+static bool hook(unsigned arena)
 {
 	extent_hooks_t *hooks = &the_hooks;
+	bool initialized = false;
+	size_t bytes = sizeof(initialized);
+	char name[40];
+
+	/* One that is not would be made, and take its first large page. */
+	snprintf(name, sizeof(name), "arena.%u.initialized", arena);
+	if (mallctl(name, &initialized, &bytes, NULL, 0) || !initialized)
+		return false;
+	snprintf(name, sizeof(name), "arena.%u.extent_hooks", arena);
+	return !mallctl(name, NULL, NULL, &hooks, sizeof(hooks));
+}
+
+void extents_hook(void)
+{
+	static bool hooked[HOOKED_MAX];
 	unsigned arenas = 0, i;
 	size_t bytes = sizeof(arenas);
 
-	mallctl("opt.narenas", &arenas, &bytes, NULL, 0);
-	for (i = 0; i < arenas && i < HOOKED_MAX; i++) {
-		char name[40];
-
-		snprintf(name, sizeof(name), "arena.%u.extent_hooks", i);
-		mallctl(name, NULL, NULL, &hooks, sizeof(hooks));
-	}
+	mallctl("arenas.narenas", &arenas, &bytes, NULL, 0);
+	for (i = 0; i < arenas && i < HOOKED_MAX; i++)
+		hooked[i] = hooked[i] || hook(i);
 }
 
 void extents_decay(void)

@@ -12,8 +12,8 @@
 #ifndef EXTENTS_H
 #define EXTENTS_H
 
-/* Has all automatic arenas use the hooks; once, before there are other threads. The
- * few extents from before lie in guest memory too if it was open (maps.c). */
+/* Has the arenas that are in use by now take their extents by the hooks. What one has
+ * from before lies in guest memory, too (maps.c), and is given back like the rest. */
 void extents_hook(void);
 /* Lets arenas that nobody allocates in give up what they do not use. */
 void extents_decay(void);

@@ -24,6 +24,7 @@ static int connect_agent(void *arg)
 static uint64_t trim(void *arg)
 {
 	(void)arg;
+	extents_hook();
 	extents_decay();
 	return space_trim();
 }

@@ -10,6 +10,9 @@
 #include "raw.h"
 
 #define EXIT_NO_GUEST 125
+/* So much from the start is not on large pages: for a small program they would be
+ * most of what it holds. */
+#define SMALL_PAGES_BYTES (16ull << 20)
 /* Under that zeros are written: where pages are to be given up, and where they
  * are to be used again at once. */
 #define GIVE_UP_MIN (16u * UVMM_PAGE_SIZE)
@@ -35,6 +38,8 @@ static int open_tables(struct space *s)
 	if (raw_failed(rights))
 		return -ENOMEM;
 	s->rights = rights;
+	if (s->attachment.pages * UVMM_PAGE_SIZE >= 4 * SMALL_PAGES_BYTES)
+		raw_madvise(s->attachment.base, SMALL_PAGES_BYTES, MADV_NOHUGEPAGE);
 	return physmem_init(&s->physmem, s->attachment.pages);
 }
 

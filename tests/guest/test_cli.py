@@ -317,7 +317,7 @@ class TestFigures:
         assert_refused(served.uvmm("restore", "no/ne"), "Not Found")
 
     def test_reclaim_of_a_guest_that_has_not_attached(self, served: Place) -> None:
-        running = served.start("run", "--name", "a", "--", "sleep", "100")
+        running = served.start("run", "--heap", "none", "--name", "a", "--", "sleep", "100")
         wait_for(lambda: guest_names(served) == ["a"], "the guest")
         assert_refused(served.uvmm("reclaim", "a", "50%"), "not attached")
         assert_refused(served.uvmm("reclaim", "a", "lots"), "is no size", 2)
