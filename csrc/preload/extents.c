@@ -26,6 +26,31 @@ __attribute__((visibility("default"))) void *pvalloc(size_t bytes)
 	return valloc(pages * UVMM_PAGE_SIZE);
 }
 
+/* Memory is short: what arenas keep for a while yet would do. Once a time in a thread:
+ * giving up may need a little itself. */
+static bool give_up_unused(void)
+{
+	static _Thread_local bool at_it;
+
+	if (at_it)
+		return false;
+	at_it = true;
+	mallctl("arena." TEXT(MALLCTL_ARENAS_ALL) ".purge", NULL, NULL, NULL, 0);
+	at_it = false;
+	return true;
+}
+
+static void *take(size_t size, size_t alignment, bool *zero)
+{
+	bool wanted = *zero;
+	void *at = space_take(size, alignment, SPACE_RW, zero);
+
+	if (at || !give_up_unused())
+		return at;
+	*zero = wanted;
+	return space_take(size, alignment, SPACE_RW, zero);
+}
+
 static void *alloc(extent_hooks_t *hooks, void *new_addr, size_t size, size_t alignment,
 		   bool *zero, bool *commit, unsigned arena)
 {
@@ -34,7 +59,7 @@ static void *alloc(extent_hooks_t *hooks, void *new_addr, size_t size, size_t al
 	if (!space_is_open())
 		return NULL;
 	if (!new_addr)
-		return space_take(size, alignment, SPACE_RW, zero);
+		return take(size, alignment, zero);
 	return space_take_at(new_addr, size, SPACE_RW, zero) ? NULL : new_addr;
 }
 
