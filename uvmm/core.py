@@ -70,6 +70,7 @@ class GuestConfig:
     min_pages: int
     max_pages: int
     target_pages: int
+    kin: bool = False
 
 
 class EventKind(IntEnum):
@@ -160,6 +161,7 @@ class Engine:
         c.min_pages, c.max_pages = config.min_pages, config.max_pages
         c.target_pages = config.target_pages
         c.pid, c.uid, c.gid = config.pid, config.uid, config.gid
+        c.kin = config.kin
         guest_id = ffi.new("uint64_t *")
         err = ffi.new("char[]", lib.UVMM_ERR_BYTES)
         with self._call() as engine:

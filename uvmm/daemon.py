@@ -122,7 +122,7 @@ class Daemon:
             snapshot, _ = self.look()
             config = GuestConfig(
                 name=self._name(wanted), token=token, pid=wanted.pid,
-                uid=uid, gid=gid, **_sizes(wanted, snapshot),
+                uid=uid, gid=gid, kin=False, **_sizes(wanted, snapshot),
             )
             try:
                 guest_id = self._engine.create_guest(config)
@@ -155,7 +155,8 @@ class Daemon:
             if member is None or kin_process is None or known:
                 return
             config = replace(
-                member.config, name=self._free_name(member.name), pid=pid, min_pages=0
+                member.config, name=self._free_name(member.name), pid=pid, min_pages=0,
+                kin=True,
             )
             self._join(
                 self._engine.create_guest(config),

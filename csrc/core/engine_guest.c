@@ -106,6 +106,10 @@ void engine_guest_left(struct uvmm_engine *e, struct guest *g, uint64_t id)
 	unlock(&g->attach_lock);
 	if (!left)
 		return;
+	if (g->kin && session_release_process(e, g, id)) {
+		engine_guest_ended(e, g);
+		return;
+	}
 	pressure_refresh(e);
 	pressure_wake_waiting(e);
 }

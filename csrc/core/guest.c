@@ -228,6 +228,7 @@ static void reset(struct guest *g, uint64_t id, const struct uvmm_guest_config *
 	g->pid = cfg->pid;
 	g->uid = cfg->uid;
 	g->gid = cfg->gid;
+	g->kin = cfg->kin;
 	atomic_store(&g->target_pages, cfg->target_pages);
 	reset_counters(g);
 	atomic_store(&g->faults, 0);
@@ -310,7 +311,8 @@ void guest_destroy(struct registry *r, const struct machine *m, struct guest *g)
 {
 	close_files(g, m);
 	lock(&r->lock);
-	close(g->pidfd);
+	if (g->pidfd >= 0)
+		close(g->pidfd);
 	g->pidfd = -1;
 	atomic_store(&g->state, GUEST_FREE);
 	unlock(&r->lock);

@@ -50,6 +50,7 @@ struct guest {
 	uint64_t min_pages, max_pages;
 	int32_t pid;
 	uint32_t uid, gid;
+	bool kin;               /* a guest while it has the mapping, no longer */
 	int pidfd;
 	int memfd;              /* its file in machine memory */
 	struct pmap pmap;

@@ -70,7 +70,7 @@ static void drop(struct session *s, struct conn *c)
 	*at = c->next;
 	s->pending -= c->kind == CONN_PENDING;
 	epoll_ctl(s->epoll, EPOLL_CTL_DEL, c->fd, NULL);
-	if (c->kind != CONN_PROCESS)
+	if (c->kind != CONN_ENDING && (c->kind != CONN_PROCESS || !c->guest))
 		close(c->fd);
 	unlock(&s->lock);
 	free(c);
@@ -247,6 +247,20 @@ static bool on_packet(struct session *s, struct conn *c)
 	return keep;
 }
 
+static void on_process_end(struct session *s, struct conn *c)
+{
+	struct guest *g;
+
+	lock(&s->lock);
+	g = c->guest;
+	/* Only one is to end it. */
+	c->kind = g ? CONN_ENDING : c->kind;
+	unlock(&s->lock);
+	drop(s, c);
+	if (g)
+		engine_guest_ended(s->engine, g);
+}
+
 static void *worker_main(void *arg)
 {
 	struct session *s = arg;
@@ -273,10 +287,7 @@ static void *worker_main(void *arg)
 		if (kind == CONN_STOP)
 			return NULL;
 		if (kind == CONN_PROCESS) {
-			struct guest *g = c->guest;
-
-			drop(s, c);
-			engine_guest_ended(s->engine, g);
+			on_process_end(s, c);
 		} else if (kind == CONN_LISTENER) {
 			accept_one(s);
 			arm(s, c, EPOLL_CTL_MOD);
@@ -293,6 +304,23 @@ int session_watch_process(struct uvmm_engine *e, struct guest *g)
 	return add(e->session, g->pidfd, CONN_PROCESS, g);
 }
 
+bool session_release_process(struct uvmm_engine *e, struct guest *g, uint64_t id)
+{
+	struct session *s = e->session;
+	struct conn *c;
+
+	lock(&s->lock);
+	for (c = s->conns; c; c = c->next)
+		if (c->kind == CONN_PROCESS && c->guest == g && c->guest_id == id)
+			break;
+	if (c) {
+		c->guest = NULL;
+		g->pidfd = -1;
+	}
+	unlock(&s->lock);
+	return c;
+}
+
 void session_guest_gone(struct uvmm_engine *e, const struct guest *g)
 {
 	struct session *s = e->session;
@@ -300,7 +328,8 @@ void session_guest_gone(struct uvmm_engine *e, const struct guest *g)
 
 	lock(&s->lock);
 	for (c = s->conns; c; c = c->next)
-		if (c->guest == g && c->guest_id == g->id && c->kind != CONN_PROCESS)
+		if (c->guest == g && c->guest_id == g->id && c->kind != CONN_PROCESS &&
+		    c->kind != CONN_ENDING)
 			shutdown(c->fd, SHUT_RDWR);
 	unlock(&s->lock);
 }

@@ -35,13 +35,14 @@ enum conn_kind {
 	CONN_CONTROL,
 	CONN_AGENT,
 	CONN_WATCH,
-	CONN_PROCESS,           /* fd is the guest's pidfd, not ours to close */
+	CONN_PROCESS,           /* fd is the guest's pidfd, ours only without a guest */
+	CONN_ENDING,            /* the same, and a worker ends the guest */
 };
 
 struct conn {
 	int fd;
 	enum conn_kind kind;    /* changed under session.lock */
-	struct guest *guest;    /* with guest->id == guest_id, else it has gone */
+	struct guest *guest;    /* changed under session.lock; with guest->id == guest_id, else it has gone */
 	uint64_t guest_id;
 	uint64_t since_ns;
 	struct conn *next;
@@ -69,6 +70,9 @@ void session_stop(struct uvmm_engine *e);
 
 /* Watches the process of a new guest. -ENOMEM, -ENOSPC */
 int session_watch_process(struct uvmm_engine *e, struct guest *g);
+/* The guest ends before its process, which is not watched any more: true, or it is
+ * ending already. Its pidfd is the session's from now. */
+bool session_release_process(struct uvmm_engine *e, struct guest *g, uint64_t id);
 /* The guest has gone: its connections end. */
 void session_guest_gone(struct uvmm_engine *e, const struct guest *g);
 

@@ -48,6 +48,8 @@ struct uvmm_guest_config {
 	uint64_t target_pages;
 	int32_t pid;                    /* the guest's process, alive */
 	uint32_t uid, gid;              /* owner of mem/<name> */
+	uint32_t kin;                   /* 1: of UVMM_EVENT_KIN; a guest for as long as
+					 * its process has the mapping */
 };
 
 /* Registers a guest; *id is never used again for another one.

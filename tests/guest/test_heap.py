@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""What an unmodified program may expect of its memory, as a guest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.guest.conftest import UVMM, Place, wait_for
+from tests.guest.reclaiming import machine, reclaiming, run, uvmm_argv
+
+SOURCE = Path(__file__).with_name("programs") / "heap_check.c"
+ENOUGH = 256 << 20
+TIGHT = 24 << 20
+
+
+@pytest.fixture(scope="module")
+def heap_check(tmp_path_factory: pytest.TempPathFactory) -> str:
+    program = tmp_path_factory.mktemp("programs") / "heap_check"
+    subprocess.run(
+        ["gcc", "-O1", "-g", "-Wall", "-Werror", "-pthread", "-o", program, SOURCE], check=True
+    )
+    return str(program)
+
+
+@pytest.mark.parametrize("mode", ["malloc", "mmap", "fork", "start", "daemon"])
+def test_memory_and_processes_are_as_ever(heap_check: str, mode: str) -> None:
+    plain = run([heap_check, mode])
+    assert plain.returncode == 0, plain.stdout
+    with machine(ENOUGH) as daemon:
+        done = run([heap_check, mode], daemon=daemon)
+        assert (done.returncode, done.stdout, done.stderr) == (0, plain.stdout, b"")
+        with reclaiming(daemon):
+            done = run([heap_check, mode], daemon=daemon)
+        assert (done.returncode, done.stdout, done.stderr) == (0, plain.stdout, b"")
+
+
+@pytest.mark.parametrize("mode", ["malloc", "fork"])
+def test_they_are_where_memory_is_short(heap_check: str, mode: str) -> None:
+    with machine(TIGHT) as daemon, reclaiming(daemon) as taken:
+        done = run([heap_check, mode], daemon=daemon)
+    assert (done.returncode, done.stderr) == (0, b""), done.stdout
+    assert taken.pages
+
+
+def test_who_uses_up_its_memory_gets_enomem(heap_check: str, served: Place) -> None:
+    done = subprocess.run(
+        uvmm_argv([heap_check, "exhaust"], max_bytes=96 << 20), env=served.environment,
+        capture_output=True, check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"exhaust: ok\n")
+
+
+def test_what_is_freed_goes_back(heap_check: str) -> None:
+    with machine(ENOUGH * 2) as daemon:
+        guest = daemon.run([heap_check, "shrink"], name="shrink", max_bytes=ENOUGH * 2)
+        assert guest.stdin is not None
+        assert guest.stdout is not None
+        assert guest.stdout.readline() == "grown\n"
+        peak = daemon.figures()["guests"][0]["resident_bytes"]
+        guest.stdin.write("\n")
+        guest.stdin.flush()
+        assert guest.stdout.readline() == "freed\n"
+        wait_for(
+            lambda: daemon.figures()["guests"][0]["resident_bytes"] < peak * 0.4,
+            "freed memory to go back",
+        )
+        guest.stdin.write("\n")
+        guest.stdin.flush()
+        assert guest.wait(10) == 0
+
+
+def test_most_of_its_memory_is_managed(served: Place) -> None:
+    program = "x = [str(i) * 10 for i in range(300000)]; print(len(x), flush=True); input()"
+    guest = subprocess.Popen(
+        [UVMM, "run", "--name", "a", "--", "/usr/bin/python3", "-c", program],
+        env=served.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )
+    assert guest.stdout is not None
+    assert guest.stdout.readline() == "300000\n"
+    figures = json.loads(served.uvmm("ps", "--json").stdout)[0]
+    managed = figures["resident_bytes"] + figures["swapped_bytes"]
+    guest.communicate("\n")
+    assert managed / (managed + figures["unmanaged_bytes"]) > 0.95
+
+
+def test_a_wrapper_hands_its_place_on(served: Place) -> None:
+    python = '/usr/bin/python3 -c "import time; time.sleep(100)"'
+    shell = f"exec env A=1 /bin/sh -c 'exec {python}'"
+    guest = subprocess.Popen(
+        [UVMM, "run", "--name", "a", "--", "/bin/sh", "-c", shell], env=served.environment
+    )
+
+    def is_python() -> bool:
+        guests = json.loads(served.uvmm("ps", "--json").stdout)
+        name = Path(f"/proc/{guests[0]['pid']}/comm").read_text() if guests else ""
+        return name == "python3\n" and guests[0]["resident_bytes"] > 4 << 20
+
+    wait_for(is_python, "python to have the guest's memory")
+    assert len(json.loads(served.uvmm("ps", "--json").stdout)) == 1
+    guest.terminate()
+    guest.wait()
+
+
+@pytest.mark.parametrize(("follow", "names"), [([], {"a"}), (["--follow"], {"a", "a-2"})])
+def test_what_it_executes_is_a_guest_with_follow_alone(
+    served: Place, follow: list[str], names: set[str]
+) -> None:
+    guest = served.start("run", "--name", "a", *follow, "--", "/bin/sh", "-c", "cat; true",
+                         stdin=subprocess.PIPE)
+
+    def seen() -> set[str]:
+        return {one["name"] for one in json.loads(served.uvmm("ps", "--json").stdout)}
+
+    wait_for(lambda: seen() == names, f"the guests {names}")
+    time.sleep(0.3)
+    assert seen() == names
+    assert guest.communicate("through cat\n") == ("through cat\n", "")
+
+
+def test_what_cannot_be_is_refused_before_it_starts(served: Place, tmp_path: Path) -> None:
+    code, program = tmp_path / "static.c", tmp_path / "static"
+    code.write_text("int main(void) { return 7; }")
+    subprocess.run(["gcc", "-static", "-o", program, code], check=True)
+    done = served.uvmm("run", "--", str(program))
+    assert done.returncode == 126
+    assert "a static program" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert served.uvmm("run", "--heap", "none", "--", str(program)).returncode == 7
