@@ -65,20 +65,27 @@ def reclaiming(daemon: Scratch) -> Iterator[Taken]:
         thread.join()
 
 
-def uvmm_argv(argv: Sequence[str], *, max_bytes: int = MAX_BYTES) -> list[str]:
+def uvmm_argv(
+    argv: Sequence[str], *, max_bytes: int = MAX_BYTES, follow: bool = False
+) -> list[str]:
     """Return the command that runs *argv* as a guest."""
     uvmm = str(Path(sys.executable).with_name("uvmm"))
-    return [uvmm, "run", "--max", str(max_bytes), "--", *argv]
+    options = ["--max", str(max_bytes), *(["--follow"] if follow else [])]
+    return [uvmm, "run", *options, "--", *argv]
 
 
 def run(
-    argv: Sequence[str], *, daemon: Scratch | None = None, cwd: Path | None = None
+    argv: Sequence[str],
+    *,
+    daemon: Scratch | None = None,
+    cwd: Path | None = None,
+    follow: bool = False,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program, as a guest if there is a daemon."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "1"}
     if daemon is not None:
         environment["UVMM_RUN_DIR"] = str(daemon.run_dir)
-        argv = uvmm_argv(argv)
+        argv = uvmm_argv(argv, follow=follow)
     return subprocess.run(
         argv, stdin=subprocess.DEVNULL, capture_output=True, env=environment, cwd=cwd,
         timeout=PROGRAM_S, check=False,
