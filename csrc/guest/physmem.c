@@ -5,6 +5,9 @@
 #include <sys/mman.h>
 
 #include "physmem_sets.h"
+#include "uvmm/protocol.h"
+
+#define NEAR_STEPS 48
 
 static uint64_t dirty_words(uint64_t pages)
 {
@@ -130,27 +133,80 @@ static int find_block(const struct physmem *m, unsigned order, uint64_t *page)
 	return -ENOMEM;
 }
 
-/* The lowest run of n free pages that begins with a block, whatever blocks it is
- * made of: goes over all blocks and runs. */
-static int find_run(const struct physmem *m, uint64_t n, uint64_t *page)
+/* The free block that page lies in: its order, or PHYSMEM_ORDERS. */
+static unsigned block_around(const struct physmem *m, uint64_t page)
 {
-	uint64_t at = 0, from = 0;
+	unsigned order;
 
-	while (at < m->pages) {
+	for (order = 0; order < PHYSMEM_ORDERS; order++)
+		if (bits_has(&m->free_blocks[order], page >> order))
+			return order;
+	return PHYSMEM_ORDERS;
+}
+
+/* A place where blocks and runs can be walked from, at or before *at. */
+static bool find_start(const struct physmem *m, uint64_t *at)
+{
+	unsigned order;
+
+	if (*at >= m->pages)
+		return false;
+	order = block_around(m, *at);
+	if (order < PHYSMEM_ORDERS)
+		*at = *at >> order << order;
+	return order < PHYSMEM_ORDERS || m->run[*at];
+}
+
+/* A run of n free pages in [*from, to), within so many steps over blocks and runs.
+ * Without one *from is where to go on. */
+static bool walk(const struct physmem *m, uint64_t n, uint64_t *from, uint64_t steps)
+{
+	uint64_t at = *from;
+
+	while (at < m->pages && steps--) {
 		unsigned order = physmem_block_at(m, at);
 
 		if (order == PHYSMEM_ORDERS) {
 			at += m->run[at] & ~RUN_IN_TRIM;
-			from = at;
+			*from = at;
 			continue;
 		}
 		at += 1ull << order;
-		if (at - from >= n) {
-			*page = from;
-			return 0;
-		}
+		if (at - *from >= n)
+			return true;
 	}
-	return -ENOMEM;
+	return false;
+}
+
+/* A short run, behind the last one of about its length or where one was freed. */
+static int find_near(struct physmem *m, uint64_t n, unsigned order, uint64_t *page)
+{
+	uint64_t from = m->near[order];
+	bool found;
+
+	if (!find_start(m, &from))
+		from = 0;
+	found = walk(m, n, &from, NEAR_STEPS);
+	*page = from;
+	m->near[order] = found ? from + n : from;
+	return found ? 0 : -ENOMEM;
+}
+
+void physmem_freed(struct physmem *m, uint64_t page, uint64_t n)
+{
+	unsigned order;
+
+	for (order = 0; order < PHYSMEM_ORDERS && n > (1ull << order) / 2; order++)
+		if (page < m->near[order])
+			m->near[order] = page;
+}
+
+/* The lowest run of n free pages that begins with a block: goes over all blocks and
+ * runs. */
+static int find_run(const struct physmem *m, uint64_t n, uint64_t *page)
+{
+	*page = 0;
+	return walk(m, n, page, UINT64_MAX) ? 0 : -ENOMEM;
 }
 
 void physmem_set_dirty(struct physmem *m, uint64_t page, uint64_t n)
@@ -181,7 +237,10 @@ static int take(struct physmem *m, uint64_t n, unsigned order, bool block, bool 
 		/* What is in trim counts as free: waiting for it would not help. */
 		if (n > m->free_pages)
 			break;
-		rc = order < PHYSMEM_ORDERS ? find_block(m, order, page) : -ENOMEM;
+		if (!block && n < UVMM_CHUNK_PAGES)
+			rc = find_near(m, n, order, page);
+		if (rc && order < PHYSMEM_ORDERS)
+			rc = find_block(m, order, page);
 		if (rc && !block)
 			rc = find_run(m, n, page);
 		if (!rc || !m->trims)
@@ -229,6 +288,7 @@ int physmem_free(struct physmem *m, uint64_t page, uint64_t n)
 		m->run[page] = 0;
 		m->free_pages += n;
 		physmem_insert(m, page, n);
+		physmem_freed(m, page, n);
 		rc = 0;
 	}
 	pthread_mutex_unlock(&m->lock);
@@ -274,23 +334,13 @@ uint64_t physmem_give(struct physmem *m, uint64_t page, uint64_t n)
 			stop = end;
 		}
 		physmem_insert(m, at, stop - at);
+		physmem_freed(m, at, stop - at);
 		sum += stop - at;
 		at = stop;
 	}
 	m->free_pages += sum;
 	pthread_mutex_unlock(&m->lock);
 	return sum;
-}
-
-/* The free block that page lies in: its order, or PHYSMEM_ORDERS. */
-static unsigned block_around(const struct physmem *m, uint64_t page)
-{
-	unsigned order;
-
-	for (order = 0; order < PHYSMEM_ORDERS; order++)
-		if (bits_has(&m->free_blocks[order], page >> order))
-			return order;
-	return PHYSMEM_ORDERS;
 }
 
 int physmem_take_at(struct physmem *m, uint64_t page, uint64_t n)

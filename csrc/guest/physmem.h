@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * physmem - the page allocator over guest physical memory: a buddy system, lowest
- * address first, with runs of any length on top of it.
+ * address first, with runs of any length on top of it. Short runs are packed, across
+ * the blocks that they are made of, so that few large pages hold them.
  *
  *   What it knows lies in ordinary memory, never in guest memory: looking for a
  *   page touches none, so it never waits for one.
@@ -37,6 +38,7 @@ struct physmem {
 	struct bits free_blocks[PHYSMEM_ORDERS];
 	uint64_t *run;                          /* [pages] see State */
 	uint64_t *dirty;                        /* bitmap: used since trimmed */
+	uint64_t near[PHYSMEM_ORDERS];          /* where to look for a run first */
 	uint64_t free_pages;                    /* in the sets or in trim */
 	unsigned trims;                         /* going on */
 };

@@ -18,6 +18,8 @@
 void physmem_insert(struct physmem *m, uint64_t page, uint64_t n);
 /* Takes [page, page + n) out; it is all free and begins with a block. */
 void physmem_remove(struct physmem *m, uint64_t page, uint64_t n);
+/* Short runs are to be looked for there. */
+void physmem_freed(struct physmem *m, uint64_t page, uint64_t n);
 /* The order of the free block that begins at page, or PHYSMEM_ORDERS. */
 unsigned physmem_block_at(const struct physmem *m, uint64_t page);
 

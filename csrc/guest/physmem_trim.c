@@ -137,6 +137,7 @@ int physmem_trim(struct physmem *m, int (*discard)(void *arg, uint64_t page, uin
 		m->trims--;
 		m->run[page] = 0;
 		physmem_insert(m, page, n);
+		physmem_freed(m, page, n);
 		pthread_cond_broadcast(&m->trimmed);
 		page = resume_at(m, page + n);
 	}

@@ -47,9 +47,11 @@ static void test_edges(void)
 	CHECK(physmem_free_pages(&m) == PAGES);
 	/* The tail of a power of two is not wasted. */
 	CHECK(!physmem_alloc_run(&m, 5, &page) && page == 0);
-	CHECK(!physmem_alloc_run(&m, 3, &page) && page == 8);
-	CHECK(!physmem_alloc_run(&m, 2, &page) && page == 6);
-	CHECK(!physmem_alloc_run(&m, 1, &page) && page == 5);
+	CHECK(!physmem_alloc_run(&m, 5, &page) && page == 5);
+	CHECK(!physmem_alloc_run(&m, 3, &page) && page == 10);
+	CHECK(!physmem_free(&m, 5, 5));
+	CHECK(!physmem_alloc_run(&m, 3, &page) && page == 5);
+	CHECK(!physmem_alloc_run(&m, 2, &page) && page == 8);
 	physmem_fini(&m);
 }
 
