@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from uvmm import schema
+from uvmm.control import PEER
 from uvmm.daemon import Application
 from uvmm.errors import UvmmError
 from uvmm.log import LOGGER, RECENT_EVENTS, LogEvent
@@ -83,9 +84,10 @@ def _add_guest_routes(app: FastAPI, daemon: Daemon, guest_socket: Path) -> None:
         return schema.guest_figures(found, stalls.get(found.id, 0.0))
 
     @app.post("/v1/guests", status_code=201)
-    async def register(body: schema.GuestRequest) -> schema.GuestAnswer:
-        """Register a process that is about to attach as a guest."""
+    async def register(body: schema.GuestRequest, request: Request) -> schema.GuestAnswer:
+        """Register a child of the asking process that is about to attach as a guest."""
         wanted = Application(
+            peer=request.scope["state"][PEER],
             name=body.name, numbered=body.numbered, pid=body.pid, uid=body.uid,
             gid=body.gid, min_size=_size(body.min), max_size=_size(body.max),
             shares=body.shares,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from uvmm.act import set_targets
 from uvmm.core import EventKind, GuestConfig
 from uvmm.errors import BadInputError, ConflictError, NotReadyError, UnknownGuestError
-from uvmm.host import owner, process
+from uvmm.host import child, owner, process
 from uvmm.policy import admission
 from uvmm.policy.targets import targets
 from uvmm.sense import Senses
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from uvmm.core import Engine, Event
-    from uvmm.host import Process
+    from uvmm.host import Peer, Process
     from uvmm.model import Guest, Moved, Snapshot
 
 NAME_BYTES = 63
@@ -44,6 +44,7 @@ class Application:
     `numbered` a name that is taken gets -2, -3 and so on.
     """
 
+    peer: Peer
     name: str
     numbered: bool
     pid: int
@@ -108,11 +109,12 @@ class Daemon:
 
     def admit(self, wanted: Application) -> Admission:
         """
-        Register a guest.
+        Register a guest, which is a child of the process that asks.
 
         Raises:
-            BadInputError: If a value cannot be had, or the process is not there.
-            ConflictError: If the name is taken.
+            BadInputError: If a value cannot be had, or the process is not there, or
+                not the peer's to give away: guests end with the daemon.
+            ConflictError: If the name is taken, or the process is a guest.
             NoRoomError: If there is no room for its min, or for any guest.
             NotReadyError: If the daemon is ending.
         """
@@ -124,6 +126,7 @@ class Daemon:
                 name=self._name(wanted), token=token, pid=wanted.pid,
                 uid=uid, gid=gid, kin=False, **_sizes(wanted, snapshot),
             )
+            self._check_free(guest_process)
             try:
                 guest_id = self._engine.create_guest(config)
             except ConflictError:
@@ -245,6 +248,16 @@ class Daemon:
             self._members[guest_id] = member
             self._changed_locked()
 
+    def _check_free(self, wanted: Process) -> None:
+        """Refuse a process that is a guest already, or has ended since it was looked at."""
+        with self._lock:
+            members = list(self._members.values())
+        for member in members:
+            if member.process == wanted:
+                raise ConflictError(f"process {wanted.pid} is a guest already: {member.name}")
+        if not wanted.alive():
+            raise BadInputError(f"there is no process {wanted.pid}")
+
     def _look_locked(self) -> tuple[Snapshot, dict[int, float]]:
         shares = {guest_id: member.shares for guest_id, member in self._members.items()}
         snapshot = self._engine.snapshot(shares)
@@ -283,9 +296,18 @@ def _who(wanted: Application) -> tuple[Process, int, int]:
         )
     if not 1 <= wanted.shares <= SHARES_MAX:
         raise BadInputError(f"--shares {wanted.shares}: must be 1 to {SHARES_MAX}")
-    guest_process, owned = process(wanted.pid), owner(wanted.pid)
-    if guest_process is None or owned is None:
+    guest_process, owned = child(wanted.pid, parent=wanted.peer.pid), owner(wanted.pid)
+    if owned is None:
         raise BadInputError(f"there is no process {wanted.pid}")
+    if guest_process is None:
+        raise BadInputError(
+            f"process {wanted.pid} is no child of process {wanted.peer.pid}, which asks"
+        )
+    if wanted.peer.uid not in (0, owned[0]):
+        raise BadInputError(
+            f"process {wanted.pid} belongs to user {owned[0]}, not to user "
+            f"{wanted.peer.uid}, who asks"
+        )
     uid = owned[0] if wanted.uid is None else wanted.uid
     gid = owned[1] if wanted.gid is None else wanted.gid
     if owned[0] not in (0, uid):

@@ -29,14 +29,37 @@ class Process:
         return process(self.pid) == self
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Who is at the other end of a connection, as it was when it connected."""
+
+    pid: int
+    uid: int
+
+
 def process(pid: int) -> Process | None:
     """Return the process of that number, None if there is none or it has ended."""
+    found = _process_and_parent(pid)
+    return None if found is None else found[0]
+
+
+def child(pid: int, *, parent: int) -> Process | None:
+    """Return the process of that number, None if it is no child of *parent* that lives."""
+    found = _process_and_parent(pid)
+    # Processes of which the parent is out of sight are nobody's here.
+    return found[0] if found is not None and found[1] == parent > 0 else None
+
+
+def _process_and_parent(pid: int) -> tuple[Process, int] | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
+    # The name before that may be any bytes, parentheses and spaces included.
     fields = stat.rpartition(b")")[2].split()
-    return None if fields[0] in b"ZX" else Process(pid=pid, started=int(fields[19]))
+    if fields[0] in b"ZX":
+        return None
+    return Process(pid=pid, started=int(fields[19])), int(fields[1])
 
 
 def ram_bytes() -> int:

@@ -26,6 +26,7 @@ import uvicorn
 
 from uvmm import host, leftovers, rundir
 from uvmm.api import make_app
+from uvmm.control import Connection
 from uvmm.core import Engine, EngineConfig, EventKind
 from uvmm.daemon import Daemon
 from uvmm.errors import BadInputError, DaemonStartError, EngineError, NotReadyError, UvmmError
@@ -95,7 +96,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         undo.callback(loop.remove_reader, parts.engine.event_fd)
         server = _Server(
             uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="off", http="h11",
+                app, log_config=None, access_log=False, lifespan="off", http=Connection,
                 ws="none", limit_concurrency=CONNECTIONS,
                 timeout_graceful_shutdown=DRAIN_S,
             )

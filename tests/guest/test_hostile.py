@@ -3,20 +3,27 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import socket
 import struct
+import subprocess
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from uvmm.client import RefusedError
+from uvmm.errors import UvmmError
+
 if TYPE_CHECKING:
     from tests.guest.conftest import Place
 
 MAGIC = 0x4D4D5675
 SEED = 20240607
+NOBODY = 65534
 
 
 def assert_serves(place: Place, pid: int) -> None:
@@ -67,6 +74,51 @@ def test_peers_that_hang_do_not_block_others(served: Place) -> None:
     assert time.monotonic() - start < 5
     for peer in hanging:
         peer.close()
+
+
+def as_group_member(place: Place, body: dict[str, object]) -> str:
+    """Register from a process of another user, which `uvmm up --group` lets in."""
+    told, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        with suppress(BaseException):
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            try:
+                answer = place.client.post("/v1/guests", body)["name"]
+            except UvmmError as error:
+                answer = str(error)
+            os.write(tell, answer.encode())
+        os._exit(0)
+    os.close(tell)
+    os.waitpid(pid, 0)
+    with os.fdopen(told) as words:
+        return words.read()
+
+
+def test_nobody_can_have_others_processes_ended(place: Place) -> None:
+    assert place.up("--group", str(NOBODY)).returncode == 0
+    pid = place.daemon_pid
+    with subprocess.Popen(["sleep", "100"]) as bystander:
+        for victim in (1, pid, os.getpid(), bystander.pid):
+            assert "is no child of" in as_group_member(place, {"name": "a", "pid": victim})
+        for victim in (1, pid, os.getpid()):
+            with pytest.raises(RefusedError, match="is no child of"):
+                place.client.post("/v1/guests", {"name": "a", "pid": victim})
+        assert place.client.get("/v1/guests") == []
+        assert place.uvmm("down").returncode == 0
+        assert bystander.poll() is None
+        bystander.kill()
+
+
+def test_a_child_is_a_guest_once_and_ends_with_the_daemon(served: Place) -> None:
+    with subprocess.Popen(["sleep", "100"]) as child:
+        served.client.post("/v1/guests", {"name": "a", "pid": child.pid})
+        with pytest.raises(RefusedError, match="is a guest already: a"):
+            served.client.post("/v1/guests", {"name": "b", "pid": child.pid})
+        assert served.uvmm("down").returncode == 0
+        assert child.wait(timeout=10) == -signal.SIGKILL
 
 
 def test_garbage_on_the_guest_socket(served: Place) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,14 +18,17 @@ from hypothesis import strategies as st
 
 from tests.unit.samples import a_guest, a_machine
 from uvmm.api import BODY_BYTES, make_app
+from uvmm.control import PEER
 from uvmm.core import Event, EventKind
 from uvmm.daemon import Daemon
+from uvmm.host import Peer, child, process
 from uvmm.model import Moved, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from fastapi import FastAPI
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from uvmm.core import Engine, GuestConfig
 
@@ -51,6 +56,34 @@ class NoEngine:
         return Moved(pages=pages, zero_pages=0, left_pages=0, elapsed_ns=5)
 
 
+class From:
+    """What a peer asks of an application: what the connection adds to it."""
+
+    def __init__(self, app: ASGIApp, peer: Peer) -> None:
+        self._app = app
+        self._peer = peer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app({**scope, "state": {PEER: self._peer}}, receive, send)
+
+
+CHILDREN: list[subprocess.Popen[bytes]] = []
+
+
+def a_child(**given: Any) -> int:
+    """Return the number of a process that can be a guest of ours."""
+    CHILDREN.append(subprocess.Popen(["sleep", "100"], **given))
+    return CHILDREN[-1].pid
+
+
+@pytest.fixture(autouse=True)
+def no_child_is_left() -> Iterator[None]:
+    yield
+    while CHILDREN:
+        CHILDREN[-1].kill()
+        CHILDREN.pop().wait()
+
+
 def new_app() -> FastAPI:
     daemon = Daemon(cast("Engine", NoEngine()), on_change=lambda _: None)
     return make_app(
@@ -58,17 +91,21 @@ def new_app() -> FastAPI:
     )
 
 
-def ask(method: str, path: str, app: FastAPI | None = None, **sent: Any) -> httpx.Response:
+def ask(
+    method: str, path: str, app: FastAPI | None = None, *, uid: int = 0, **sent: Any
+) -> httpx.Response:
     async def call() -> httpx.Response:
-        transport = httpx.ASGITransport(app=app or new_app(), raise_app_exceptions=False)
+        asked = From(app or new_app(), Peer(pid=os.getpid(), uid=uid))
+        transport = httpx.ASGITransport(app=asked, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://uvmm") as client:
             return await client.request(method, path, **sent)
 
     return asyncio.run(call())
 
 
-def register(app: FastAPI, **fields: Any) -> httpx.Response:
-    return ask("POST", "/v1/guests", app, json={"name": "a", "pid": 1, **fields})
+def register(app: FastAPI, *, asking: int = 0, **fields: Any) -> httpx.Response:
+    body = {"name": "a", **({} if "pid" in fields else {"pid": a_child()}), **fields}
+    return ask("POST", "/v1/guests", app, uid=asking, json=body)
 
 
 def test_a_guest_is_registered_and_found() -> None:
@@ -88,6 +125,39 @@ def test_a_taken_name_gets_a_number_if_that_is_wanted() -> None:
     app = new_app()
     names = [register(app, numbered=True, name="n" * 63).json()["name"] for _ in range(3)]
     assert names == ["n" * 63, "n" * 61 + "-2", "n" * 61 + "-3"]
+
+
+class TestWhose:
+    @pytest.mark.parametrize("pid", [1, 2, os.getpid(), os.getppid(), (1 << 22) - 1])
+    def test_what_is_no_child_is_refused(self, pid: int) -> None:
+        answer = register(new_app(), pid=pid)
+        assert answer.status_code == 422
+        assert "process" in answer.json()["error"]
+
+    def test_nobody_is_the_parent_of_what_has_none(self) -> None:
+        assert child(1, parent=0) is None
+        assert child(os.getpid(), parent=os.getppid()) == process(os.getpid())
+
+    def test_a_child_of_another_user_is_roots_alone(self) -> None:
+        app, pid = new_app(), a_child()
+        answer = register(app, asking=65534, pid=pid)
+        assert answer.status_code == 422
+        assert "belongs to user 0" in answer.json()["error"]
+        assert register(app, pid=pid).status_code == 201
+        assert register(app, asking=65534, name="b", pid=a_child(user=65534)).is_success
+
+    def test_a_process_is_a_guest_once(self) -> None:
+        app, pid = new_app(), a_child()
+        assert register(app, pid=pid).status_code == 201
+        answer = register(app, name="b", pid=pid)
+        assert answer.status_code == 409
+        assert "is a guest already: a" in answer.json()["error"]
+
+    def test_names_of_processes_are_any_bytes(self, tmp_path: Path) -> None:
+        odd = os.fsencode(tmp_path) + b"/a) S 1 (\xff\n"
+        Path(os.fsdecode(odd)).symlink_to("/bin/sleep")
+        CHILDREN.append(subprocess.Popen([odd, b"100"]))
+        assert register(new_app(), pid=CHILDREN[-1].pid).status_code == 201
 
 
 @pytest.mark.parametrize(
