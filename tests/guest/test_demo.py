@@ -37,6 +37,8 @@ def test_quick_demo_says_what_it_showed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("kvload", "extsort", "matrix"):
         assert re.search(rf"^{name}: .*checked .*, 0 wrong$", done.stdout, re.MULTILINE)
+    for name in ("redis-server", "python3 numpy"):
+        assert re.search(rf"^{name}, unmodified: .*, 0 wrong$", done.stdout, re.MULTILINE)
     needed, moved, right, waited, left = done.stdout.splitlines()[-5:]
     times = re.search(r"in 128M of machine memory \((\d+\.\d) times\)", needed)
     assert times is not None
