@@ -101,6 +101,9 @@ def up(
         "memory_via": memory_via, "group": group,
     }
     given = {key: value for key, value in options.items() if value is not None}
+    if swap is not None:
+        # The daemon has another working directory.
+        given["swap"] = str(Path(swap).absolute())
     if config is not None:
         from uvmm.config import load
 

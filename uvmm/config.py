@@ -32,7 +32,8 @@ def load(path: Path) -> dict[str, str]:
     Read a configuration file.
 
     Returns:
-        The settings that it gives, by name.
+        The settings that it gives, by name; a relative path is one from the file's
+        directory, and returned in full.
 
     Raises:
         BadInputError: If it cannot be read, is no TOML, or has a key or a value
@@ -47,7 +48,10 @@ def load(path: Path) -> dict[str, str]:
         raise BadInputError(f"--config {path} is no TOML: {error}") from None
     except ValidationError as error:
         raise BadInputError(f"--config {path}: {_first(error)}") from None
-    return {key: str(value) for key, value in given if value is not None}
+    said = {key: str(value) for key, value in given if value is not None}
+    if "swap" in said:
+        said["swap"] = str(path.absolute().parent / said["swap"])
+    return said
 
 
 def _first(error: ValidationError) -> str:

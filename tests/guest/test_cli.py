@@ -123,6 +123,13 @@ class TestDaemon:
         machine = place.client.get("/v1/stats")["machine"]
         assert (machine["total_bytes"], machine["swap_total_bytes"]) == (96 << 20, 32 << 20)
 
+    def test_a_relative_swap_file_is_in_the_working_directory(self, place: Place) -> None:
+        argv = ["up", "--memory", "64M", "--swap", "my.swap", "--swap-size", "4M"]
+        assert place.uvmm(*argv, cwd=place.path).returncode == 0
+        assert (place.path / "my.swap").exists()
+        assert place.uvmm("down").returncode == 0
+        assert list(place.path.iterdir()) == []
+
     def test_without_a_daemon_commands_say_so(self, place: Place) -> None:
         for command in (["ps"], ["stats"], ["down"], ["restore", "x"], ["reclaim", "x", "1M"]):
             assert_refused(place.uvmm(*command), "no daemon serves")

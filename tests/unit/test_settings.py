@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from uvmm.config import load
 from uvmm.errors import BadInputError
 from uvmm.settings import Settings, Sizes, check_run_dir, resolve
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GIB = 1 << 30
 
@@ -80,6 +78,16 @@ class TestConfigFile:
     def test_all_keys(self, tmp_path: Path) -> None:
         got = self.config(tmp_path, 'memory = "2G"\nswap_size = 4096\nmemory_via = "fuse"\n')
         assert got == {"memory": "2G", "swap_size": "4096", "memory_via": "fuse"}
+
+    def test_a_relative_swap_file_is_beside_the_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.config(tmp_path, 'swap = "a/b"') == {"swap": f"{tmp_path}/a/b"}
+        assert self.config(tmp_path, 'swap = "/c"') == {"swap": "/c"}
+        monkeypatch.chdir(tmp_path)
+        assert load(Path("uvmm.toml")) == {"swap": "/c"}
+        Path("uvmm.toml").write_text('swap = "d"')
+        assert load(Path("uvmm.toml")) == {"swap": f"{tmp_path}/d"}
 
     def test_an_unknown_key_tells_what_was_expected(self, tmp_path: Path) -> None:
         with pytest.raises(BadInputError, match=r"unknown key 'memroy'; expected memory, swap"):
