@@ -264,9 +264,10 @@ def _run_dir(path: str) -> RunDir:
 
     if not path:
         raise BadInputError(f"--run-dir and {RUN_DIR_VARIABLE} must not be empty")
-    absolute = Path(path).absolute()
-    check_run_dir(str(absolute))
-    return RunDir(absolute)
+    # One directory has one name, also for what mounts, locks and swap files are called.
+    real = os.path.realpath(path)
+    check_run_dir(real)
+    return RunDir(Path(real))
 
 
 def _client(run_dir: str) -> Client:

@@ -359,6 +359,18 @@ class TestCrash:
         assert served.uvmm("down").returncode == 0
         assert list(served.path.iterdir()) == []
 
+    def test_a_run_directory_has_one_name(self, place: Place) -> None:
+        link = place.path / "link"
+        link.symlink_to(place.path)
+        elsewhere = ["--run-dir", str(link / "run")]
+        assert place.up(*elsewhere).returncode == 0
+        assert_refused(place.uvmm("up"), "already serves")
+        self.kill(place)
+        assert place.up(*elsewhere).returncode == 0
+        assert place.uvmm("down", *elsewhere).returncode == 0
+        assert list(place.path.iterdir()) == [link]
+        assert host.mounts_below(place.path) == []
+
     def test_guests_that_live_are_named_and_ended_by_force(self, served: Place) -> None:
         running = served.start("run", "--name", "left", "--", "sleep", "100")
         wait_for(lambda: guest_names(served) == ["left"], "the guest")
