@@ -373,7 +373,10 @@ class TestCrash:
 
     def test_guests_that_live_are_named_and_ended_by_force(self, served: Place) -> None:
         running = served.start("run", "--name", "left", "--", "sleep", "100")
-        wait_for(lambda: guest_names(served) == ["left"], "the guest")
+        wait_for(
+            lambda: [g["attached"] for g in served.client.get("/v1/guests")] == [True],
+            "the guest",
+        )
         record = read_record(served.run_dir)
         assert record is not None
         guest = record.guests["left"]
