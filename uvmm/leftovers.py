@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uvmm.errors import ConflictError, DaemonStartError
-from uvmm.host import SHMEM_ENABLED, chosen_word, mounts_below
+from uvmm.host import mounts_below
 from uvmm.rundir import read_record
 
 if TYPE_CHECKING:
@@ -49,10 +49,8 @@ def clean(run_dir: RunDir, *, force: bool) -> bool:
         _end_guests(run_dir, record.guests, force=force)
     for point in mounts_below(run_dir.path):
         _unmount(point)
-    if record is not None:
-        if record.swap_path is not None:
-            Path(record.swap_path).unlink(missing_ok=True)
-        _put_back(record.shmem_enabled)
+    if record is not None and record.swap_path is not None:
+        Path(record.swap_path).unlink(missing_ok=True)
     for path in run_dir.leftovers():
         # What the dead daemon last said may be all there is to find out why.
         if path != run_dir.log:
@@ -87,10 +85,3 @@ def _unmount(point: Path) -> None:
     if libc.umount2(os.fsencode(point), _MNT_DETACH):
         reason = os.strerror(ctypes.get_errno())
         raise DaemonStartError(f"cannot unmount {point}, which a killed daemon left: {reason}")
-
-
-def _put_back(word: str) -> None:
-    """Restore shmem_enabled, unless somebody else has chosen meanwhile."""
-    if word == "never" and chosen_word(SHMEM_ENABLED) == "advise":
-        with suppress(OSError):
-            SHMEM_ENABLED.write_text(word)

@@ -81,13 +81,11 @@ class Record:
     """
     What must be known to clean up after a daemon that was killed.
 
-    `guests` maps names to processes; `shmem_enabled` is the system's setting
-    before the daemon started.
+    `guests` maps names to processes.
     """
 
     made_run_dir: bool
     swap_path: str | None
-    shmem_enabled: str
     guests: dict[str, Process] = field(default_factory=dict)
 
 

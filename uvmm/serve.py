@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from uvmm import host, leftovers, rundir
+from uvmm import host, large_pages, leftovers, rundir
 from uvmm.api import make_app
 from uvmm.control import Connection
 from uvmm.core import Engine, EngineConfig, EventKind
@@ -178,12 +178,13 @@ def _open(settings: Settings, undo: ExitStack) -> _Parts:
     _check_swap_path(settings, sizes)
     record = rundir.Record(
         made_run_dir=made, swap_path=str(sizes.swap_path) if sizes.swap_path else None,
-        shmem_enabled=host.chosen_word(host.SHMEM_ENABLED),
     )
     rundir.write_record(run_dir, record)
     events = open_log(run_dir.log, also_stderr=settings.foreground)
     engine = _engine(run_dir, settings, sizes, group)
     undo.callback(engine.stop)
+    if engine.snapshot({}).machine.via == VIA[0]:
+        undo.enter_context(large_pages.allowed())
     daemon = Daemon(engine, on_change=_recorder(run_dir, record))
     place = f" at {sizes.swap_path}" if sizes.swap_path else ""
     tell(

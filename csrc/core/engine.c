@@ -47,8 +47,8 @@ static int start_memory(struct uvmm_engine *e, char *err)
 {
 	int rc;
 
-	rc = machine_start(&e->machine, e->cfg.run_dir, mount_pages(e->cfg.memory_pages),
-			   e->cfg.via == 0, err, UVMM_ERR_BYTES);
+	rc = machine_start(&e->machine, e->cfg.run_dir, mount_pages(e->cfg.memory_pages), err,
+			   UVMM_ERR_BYTES);
 	if (rc)
 		return rc;
 	rc = start_swap(e, err);

@@ -15,37 +15,9 @@
 #include "uvmm/protocol.h"
 
 #define CACHESTAT 451           /* newer than the headers of Debian 12 */
-#define SHMEM_ENABLED "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
-static int write_setting(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	ssize_t n;
-
-	if (fd < 0)
-		return -errno;
-	n = write(fd, value, strlen(value));
-	close(fd);
-	return n < 0 ? -errno : 0;
-}
-
-/* The word in brackets is the one in force. */
-static bool setting_is(const char *path, const char *bracketed)
-{
-	char text[256];
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n;
-
-	if (fd < 0)
-		return false;
-	n = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	text[n > 0 ? n : 0] = '\0';
-	return strstr(text, bracketed);
-}
-
-int machine_start(struct machine *m, const char *run_dir, uint64_t pages, bool thp,
-		  char *err, size_t err_bytes)
+int machine_start(struct machine *m, const char *run_dir, uint64_t pages, char *err,
+		  size_t err_bytes)
 {
 	char options[96];
 	int rc;
@@ -74,15 +46,11 @@ int machine_start(struct machine *m, const char *run_dir, uint64_t pages, bool t
 		machine_stop(m);
 		return rc;
 	}
-	if (thp && setting_is(SHMEM_ENABLED, "[never]"))
-		m->shmem_changed = !write_setting(SHMEM_ENABLED, "advise");
 	return 0;
 }
 
 void machine_stop(struct machine *m)
 {
-	if (m->shmem_changed && setting_is(SHMEM_ENABLED, "[advise]"))
-		write_setting(SHMEM_ENABLED, "never");
 	if (m->dirfd >= 0)
 		close(m->dirfd);
 	if (m->mounted && !umount2(m->dir, MNT_DETACH))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * machine - machine memory: a tmpfs of the daemon's own with large pages, one
- * file a guest and one a page map, and the system settings it needs.
+ * file a guest and one a page map.
  *
  *   Units    pages. Errors 0 or -errno.
  *   Threads  start and stop are exclusive, the others may be called by any.
@@ -17,14 +17,13 @@ struct machine {
 	char dir[240];          /* mount point; immutable after start */
 	int dirfd;
 	bool mounted;
-	bool shmem_changed;     /* shmem_enabled was set by us, to be restored */
 };
 
-/* Mounts the tmpfs at <run_dir>/machine (0700), `pages` large. With thp also
- * lets large pages through FUSE mappings, which needs the system's setting
- * shmem_enabled to be `advise` or more; stop() puts it back. */
-int machine_start(struct machine *m, const char *run_dir, uint64_t pages, bool thp,
-		  char *err, size_t err_bytes);
+/* Mounts the tmpfs at <run_dir>/machine (0700), `pages` large. Large pages through
+ * FUSE mappings also need the system's setting shmem_enabled to be `advise` or
+ * more, which is the caller's to see to. */
+int machine_start(struct machine *m, const char *run_dir, uint64_t pages, char *err,
+		  size_t err_bytes);
 void machine_stop(struct machine *m);
 
 /* A new empty file of that name, 0600, read-write, sparse. The caller owns the

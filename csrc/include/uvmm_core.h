@@ -38,7 +38,7 @@ struct uvmm_engine_config {
 int uvmm_engine_start(const struct uvmm_engine_config *cfg, uvmm_engine **out,
 		      char err[UVMM_ERR_BYTES]);
 /* Detaches all guests (their processes are killed), stops all threads, unmounts,
- * removes the swap file and restores what start changed in the system. */
+ * and removes the swap file. */
 void uvmm_engine_stop(uvmm_engine *e);
 
 struct uvmm_guest_config {

@@ -9,14 +9,19 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.guest.conftest import MEMORY_BYTES, SWAP_BYTES, UVMM, Place, wait_for
 from uvmm import host
 from uvmm.errors import UvmmError
+from uvmm.large_pages import BOOK
 from uvmm.rundir import read_record
 from uvmm.scratch import stored_and_held
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 RUN_COST_S = 0.5
 
@@ -391,6 +396,39 @@ class TestCrash:
         self.kill(served)
         served.run_dir.state.write_text('{"guests": [')
         assert served.up("--force").returncode == 0
+
+
+@pytest.fixture
+def never_large(place: Place) -> Iterator[Place]:
+    """No large pages of shared memory, and no daemon that changes that."""
+    former = host.chosen_word(host.SHMEM_ENABLED)
+    if not former or not os.access(host.SHMEM_ENABLED, os.W_OK) or BOOK.exists():
+        pytest.skip("large pages are not ours to set, or other daemons serve")
+    host.SHMEM_ENABLED.write_text("never")
+    try:
+        yield place
+    finally:
+        host.SHMEM_ENABLED.write_text(former)
+
+
+class TestLargePages:
+    def test_the_last_daemon_puts_the_setting_back(self, never_large: Place) -> None:
+        small = ("--memory", "64M", "--swap-size", "0", "--memory-via", "fuse")
+        others = ["--run-dir", str(never_large.path / "other")]
+        for which in ([], others):
+            if never_large.uvmm("up", *small, *which).returncode:
+                pytest.skip("there is no FUSE passthrough")
+        assert never_large.uvmm("doctor").returncode == 0
+        assert host.chosen_word(host.SHMEM_ENABLED) == "advise"
+        assert never_large.uvmm("down").returncode == 0
+        assert host.chosen_word(host.SHMEM_ENABLED) == "advise"
+        assert never_large.uvmm("down", *others).returncode == 0
+        assert host.chosen_word(host.SHMEM_ENABLED) == "never"
+        assert not BOOK.exists()
+
+    def test_descriptors_need_no_setting(self, never_large: Place) -> None:
+        assert never_large.up("--memory-via", "descriptor").returncode == 0
+        assert host.chosen_word(host.SHMEM_ENABLED) == "never"
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["run", "--help"]])
