@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uvmm.errors import BadInputError
-from uvmm.units import PAGE_BYTES, format_size, parse_size
+from uvmm.units import PAGE_BYTES, format_size, parse_size, shown
 
 VIA = ("fuse", "descriptor")
 SMALLEST_MEMORY_BYTES = 16 << 20  # below this a few threads starve each other
@@ -82,10 +82,17 @@ def check_run_dir(run_dir: str) -> None:
     Refuse a run directory in which a socket could not be.
 
     Raises:
-        BadInputError: If it is not absolute, or too long.
+        BadInputError: If it is not absolute, no text, or too long.
     """
+    try:
+        run_dir.encode()
+    except UnicodeEncodeError:
+        # Guests are told where their socket is in JSON, which is text.
+        raise BadInputError(
+            f"the run directory's path must be UTF-8, not {shown(run_dir)}"
+        ) from None
     room = SOCKET_PATH_BYTES - len(_LONGEST_SOCKET)
-    if len(run_dir.encode(errors="surrogateescape")) > room:
+    if len(run_dir.encode()) > room:
         raise BadInputError(f"the run directory's path is longer than {room} bytes: {run_dir}")
     if not run_dir.startswith("/") or run_dir == "/":
         raise BadInputError(f"the run directory must be a full path, not {run_dir!r}")

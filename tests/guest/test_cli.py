@@ -100,6 +100,7 @@ class TestDaemon:
             (["--config", "/no/such.toml"], "No such file", 2),
             (["--nonsense"], "No such option", 2),
             (["--run-dir", "/" + "x" * 120], "longer than", 2),
+            (["--run-dir", "/run/\udcff"], "UTF-8", 2),
             (["--run-dir", "/no/such/dir"], "No such file", 1),
         ],
     )

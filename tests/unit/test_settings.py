@@ -63,7 +63,7 @@ class TestSizes:
             resolved(**given)
 
 
-@pytest.mark.parametrize("path", ["run", "/", "/" + "x" * 100])
+@pytest.mark.parametrize("path", ["run", "/", "/" + "x" * 100, "/run/\udcff"])
 def test_run_directories_that_cannot_be(path: str) -> None:
     with pytest.raises(BadInputError):
         check_run_dir(path)
