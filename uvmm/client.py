@@ -10,7 +10,8 @@ import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from uvmm.errors import NotRunningError, UvmmError
+from uvmm.errors import NotRunningError, UnknownGuestError, UvmmError
+from uvmm.units import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +95,15 @@ class Client:
 
 
 def guest_path(name: str, verb: str = "") -> str:
-    """Return the API's path of a guest, or of what is done to it."""
+    """
+    Return the API's path of a guest, or of what is done to it.
+
+    Raises:
+        UnknownGuestError: If no guest can be called so.
+    """
+    # It would be the path of something else, of which the API can only say Not Found.
+    if not name or "/" in name:
+        raise UnknownGuestError(f"there is no guest {shown(name)}; 'uvmm ps' lists them")
     path = f"/v1/guests/{quote(os.fsencode(name), safe='')}"
     return f"{path}/{verb}" if verb else path
 

@@ -327,7 +327,9 @@ class TestFigures:
 
     def test_unknown_guests(self, served: Place) -> None:
         assert_refused(served.uvmm("reclaim", "none", "50%"), "no guest 'none'")
-        assert_refused(served.uvmm("restore", "no/ne"), "Not Found")
+        for name in ("no/ne", "", "..", "no ne"):
+            for command in (["restore", name], ["reclaim", name, "50%"]):
+                assert_refused(served.uvmm(*command), f"there is no guest '{name}'; 'uvmm ps'")
 
     def test_reclaim_of_a_guest_that_has_not_attached(self, served: Place) -> None:
         running = served.start("run", "--heap", "none", "--name", "a", "--", "sleep", "100")
