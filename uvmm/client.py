@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ANSWER_WAIT_S = 30.0
+_BUSY = {"error": "the daemon is busy; try again"}
 _NOT_THERE = (FileNotFoundError, ConnectionRefusedError)
 
 
@@ -73,7 +74,8 @@ class Client:
         try:
             link.request(method, path, None if body is None else json.dumps(body), headers)
             answer = link.getresponse()
-            status, told = answer.status, json.loads(answer.read())
+            status, words = answer.status, answer.read()
+            told = _BUSY if _is_busy(answer) else json.loads(words)
         except _NOT_THERE:
             raise NotRunningError(
                 f"no daemon serves {self._socket.parent}; start one with 'uvmm up'"
@@ -106,6 +108,12 @@ def guest_path(name: str, verb: str = "") -> str:
         raise UnknownGuestError(f"there is no guest {shown(name)}; 'uvmm ps' lists them")
     path = f"/v1/guests/{quote(os.fsencode(name), safe='')}"
     return f"{path}/{verb}" if verb else path
+
+
+def _is_busy(answer: http.client.HTTPResponse) -> bool:
+    """Tell whether not the daemon has answered, but its server, which has no room."""
+    kind = answer.headers.get_content_type()
+    return answer.status == http.client.SERVICE_UNAVAILABLE and kind != "application/json"
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -26,7 +26,7 @@ import uvicorn
 
 from uvmm import host, large_pages, leftovers, rundir
 from uvmm.api import make_app
-from uvmm.control import Connection
+from uvmm.control import CONNECTIONS, Connection
 from uvmm.core import Engine, EngineConfig, EventKind
 from uvmm.daemon import Daemon
 from uvmm.errors import BadInputError, DaemonStartError, EngineError, NotReadyError, UvmmError
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from uvmm.rundir import Record, RunDir
 
 FIRST_GUEST_WAIT_S = 20.0  # of a daemon that ends with its last guest
-CONNECTIONS = 256
 DRAIN_S = 2
 EMPTY_CHECK_S = 1.0
 _NO_PASSTHROUGH = (errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM)

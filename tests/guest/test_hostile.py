@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,6 +74,17 @@ def test_peers_that_hang_do_not_block_others(served: Place) -> None:
     assert time.monotonic() - start < 5
     for peer in hanging:
         peer.close()
+
+
+def test_peers_that_only_connect_lock_nobody_out(served: Place) -> None:
+    path = str(served.run_dir.control_socket)
+    with ExitStack() as undo:
+        for _ in range(300):
+            undo.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+        start = time.monotonic()
+        assert served.uvmm("stats").returncode == 0
+        assert served.uvmm("down").returncode == 0
+        assert time.monotonic() - start < 5
 
 
 def as_group_member(place: Place, body: dict[str, object]) -> str:
