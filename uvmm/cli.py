@@ -256,7 +256,11 @@ def _serve_here(settings: Settings) -> None:
 
     from uvmm.serve import serve
 
-    asyncio.run(serve(settings, lambda line: print(line, flush=True)))
+    def say(line: str) -> bool:
+        print(line, flush=True)
+        return True
+
+    asyncio.run(serve(settings, say))
 
 
 def _run_dir(path: str) -> RunDir:

@@ -67,13 +67,13 @@ def main() -> None:
         raise
 
 
-async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+async def serve(settings: Settings, ready: Callable[[str], bool]) -> None:
     """
     Be the daemon of a run directory until a signal or a request ends it.
 
     Args:
         settings: What it is asked to be.
-        ready: Called with `serving` once it does.
+        ready: Called with `serving` once it does; False ends it.
 
     Raises:
         UvmmError: If it cannot be; nothing is left behind.
@@ -106,7 +106,8 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         parts.run_dir.pid.write_text(f"{os.getpid()}\n")
         if not settings.foreground:
             _redirect_stderr(parts.run_dir.log)
-        ready("serving")
+        if not ready("serving"):
+            stop.set()
         await stop.wait()
         tell("ending")
         server.should_exit = True
@@ -315,13 +316,16 @@ def _told(kind: str, error: str, exit_code: int) -> str:
     return json.dumps({"kind": kind, "error": error, "exit_code": exit_code})
 
 
-def _answer(line: str) -> None:
-    """Tell the starter; it may have gone."""
-    with suppress(OSError):
+def _answer(line: str) -> bool:
+    """Tell the starter; False if it has gone, interrupted: nobody wants us any more."""
+    try:
         os.write(sys.stdout.fileno(), f"{line}\n".encode(errors="backslashreplace"))
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
+    except OSError:
+        return False
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+    return True
 
 
 if __name__ == "__main__":

@@ -77,6 +77,16 @@ class TestDaemon:
         for start in starts:
             start.communicate()
 
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    def test_up_that_is_interrupted_leaves_no_daemon(self, place: Place, number: int) -> None:
+        start = place.start("up", "--memory", "64M", "--swap-size", "0")
+        wait_for(place.run_dir.path.exists, "the beginning of a daemon")
+        start.send_signal(number)
+        assert start.wait(timeout=30)
+        start.communicate()
+        wait_for(lambda: not list(place.path.iterdir()), "the end of the daemon")
+        assert host.mounts_below(place.path) == []
+
     def test_foreground(self, place: Place) -> None:
         daemon = place.start("up", "--foreground", "--memory", "64M", "--swap-size", "0")
         wait_for(place.run_dir.pid.exists, "the daemon")
