@@ -28,6 +28,7 @@ class Heap(StrEnum):
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 _GUEST_NAME_BYTES = 50  # leaves room for a number
+_SHOWN = 200  # characters of a path that an error tells in full
 
 
 def find(name: str, search_path: str) -> str:
@@ -45,12 +46,14 @@ def find(name: str, search_path: str) -> str:
         candidates = [name]
     else:
         candidates = [str(Path(folder or ".") / name) for folder in search_path.split(":")]
-    found = [path for path in candidates if name and Path(path).exists()]
+    # Not pathlib's: those raise where nothing can be found, as in others' directories.
+    found = [path for path in candidates if name and os.path.exists(path)]  # noqa: PTH110
     for path in found:
-        if Path(path).is_file() and os.access(path, os.X_OK):
+        if os.path.isfile(path) and os.access(path, os.X_OK):  # noqa: PTH113
             return path
     if found:
-        raise failure(found[0], errno.EISDIR if Path(found[0]).is_dir() else errno.EACCES)
+        is_directory = os.path.isdir(found[0])  # noqa: PTH112
+        raise failure(found[0], errno.EISDIR if is_directory else errno.EACCES)
     raise failure(name, errno.ENOENT)
 
 
@@ -73,4 +76,5 @@ def guest_name(path: str) -> str:
 
 
 def _plain(path: str) -> str:
-    return path if path.isprintable() and path else shown(path)
+    # A path that is of use to nobody is shortened; others are told in full.
+    return path if path.isprintable() and 0 < len(path) <= _SHOWN else shown(path)

@@ -219,6 +219,7 @@ class TestRun:
         [
             (["no-such-program"], "no such program", 127),
             (["/no/such/program"], "no such program", 127),
+            (["x" * 300], "no such program", 127),
             (["/etc/passwd"], "Permission denied", 126),
             (["/etc"], "Is a directory", 126),
             ([], "Missing argument", 2),

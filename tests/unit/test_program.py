@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +30,33 @@ def test_what_is_not_there_is_127(name: str) -> None:
     with pytest.raises(ProgramError) as refused:
         find(name, "/usr/bin:/bin")
     assert refused.value.exit_code == 127
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/" + "x" * 300, "a/" * 3000, "a" * 5000])
+def test_what_is_too_long_to_be_there_is_127_in_a_short_line(name: str) -> None:
+    with pytest.raises(ProgramError, match="no such program") as refused:
+        find(name, "/usr/bin:/bin")
+    assert refused.value.exit_code == 127
+    assert len(str(refused.value)) < 80
+
+
+def test_directories_that_are_not_ours_to_search_are_passed_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o711)
+    for folder, mode in (("theirs", 0o700), ("ours", 0o755)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tool").write_text("")
+        (tmp_path / folder / "tool").chmod(0o755)
+        (tmp_path / folder).chmod(mode)
+    os.seteuid(65534)
+    try:
+        assert find("tool", "theirs:ours") == "ours/tool"
+        with pytest.raises(ProgramError, match="no such program"):
+            find("theirs/tool", "")
+    finally:
+        os.seteuid(0)
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "/etc"])
