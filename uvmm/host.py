@@ -7,6 +7,7 @@ import grp
 import os
 import pwd
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,11 +53,11 @@ def child(pid: int, *, parent: int) -> Process | None:
 
 def _process_and_parent(pid: int) -> tuple[Process, int] | None:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        line = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
     # The name before that may be any bytes, parentheses and spaces included.
-    fields = stat.rpartition(b")")[2].split()
+    fields = line.rpartition(b")")[2].split()
     if fields[0] in b"ZX":
         return None
     return Process(pid=pid, started=int(fields[19])), int(fields[1])
@@ -81,6 +82,16 @@ def free_disk_bytes(directory: Path) -> int:
             f"no swap file can be made in {directory}: {error.strerror}"
         ) from None
     return space.f_bavail * space.f_frsize
+
+
+def file_disk_bytes(path: Path) -> int:
+    """Return what removing a regular file would free; 0 if there is none."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return 0
+    alone = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+    return status.st_blocks * 512 if alone else 0
 
 
 def group_id(name: str) -> int:

@@ -33,7 +33,7 @@ from uvmm.errors import BadInputError, DaemonStartError, EngineError, NotReadyEr
 from uvmm.log import LOGGER, open_log, tell
 from uvmm.sense import PERIOD_S
 from uvmm.settings import VIA, Settings, Sizes, check_run_dir, resolve, swap_path
-from uvmm.units import bytes_to_pages, format_size
+from uvmm.units import LARGEST_BYTES, bytes_to_pages, format_size
 
 if TYPE_CHECKING:
     from collections import deque
@@ -167,7 +167,7 @@ def _open(settings: Settings, undo: ExitStack) -> _Parts:
     check_run_dir(settings.run_dir)
     if os.geteuid() != 0:
         raise DaemonStartError("the daemon needs root; start it with sudo")
-    sizes = _sizes(settings)
+    _check_words(settings)
     group = None if settings.group is None else host.group_id(settings.group)
     run_dir = rundir.RunDir(Path(settings.run_dir))
     made = rundir.make(run_dir)
@@ -175,6 +175,8 @@ def _open(settings: Settings, undo: ExitStack) -> _Parts:
     undo.callback(os.close, lock)
     made = leftovers.clean(run_dir, force=settings.force) or made
     undo.callback(rundir.remove, run_dir, made=made)
+    # Not earlier: the swap file of a killed daemon may have filled the disk.
+    sizes = _sizes(settings)
     _check_swap_path(settings, sizes)
     record = rundir.Record(
         made_run_dir=made, swap_path=str(sizes.swap_path) if sizes.swap_path else None,
@@ -203,12 +205,20 @@ def _lock(run_dir: RunDir, *, made: bool) -> int:
         raise DaemonStartError(f"cannot lock {run_dir.lock}: {error.strerror}") from None
 
 
-def _sizes(settings: Settings) -> Sizes:
+def _check_words(settings: Settings) -> None:
+    """Refuse what no host could give, before anything is touched."""
     if settings.memory_via not in (None, *VIA):
         raise BadInputError(f"--memory-via {settings.memory_via}: give one of {', '.join(VIA)}")
+    host.free_disk_bytes(swap_path(settings).parent)
+    resolve(settings, ram_bytes=host.ram_bytes(), free_disk_bytes=LARGEST_BYTES)
+
+
+def _sizes(settings: Settings) -> Sizes:
+    """Return the sizes; what is in the swap file's place will be gone by then."""
+    path = swap_path(settings)
     return resolve(
         settings, ram_bytes=host.ram_bytes(),
-        free_disk_bytes=host.free_disk_bytes(swap_path(settings).parent),
+        free_disk_bytes=host.free_disk_bytes(path.parent) + host.file_disk_bytes(path),
     )
 
 

@@ -406,6 +406,25 @@ class TestCrash:
         assert not guest.alive()
         running.communicate()
 
+    @pytest.mark.parametrize("damaged", [False, True])
+    def test_its_swap_file_does_not_take_the_space_of_the_next(
+        self, place: Place, damaged: bool
+    ) -> None:
+        disk = place.path / "disk"
+        disk.mkdir()
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=32M", "uvmm-test", disk], check=True
+        )
+        small = ("up", "--memory", "64M", "--swap", str(disk / "swap"), "--swap-size", "24M")
+        assert place.uvmm(*small).returncode == 0
+        self.kill(place)
+        if damaged:
+            place.run_dir.state.write_text("?")
+            assert_refused(place.uvmm(*small), "exists", 2)
+        assert place.uvmm(*small, *(["--force"] if damaged else [])).returncode == 0
+        assert place.uvmm("down").returncode == 0
+        assert list(disk.iterdir()) == []
+
     def test_a_damaged_record_is_survived(self, served: Place) -> None:
         self.kill(served)
         served.run_dir.state.write_text('{"guests": [')
