@@ -29,16 +29,13 @@ _MNT_DETACH = 2
 _KILL_WAIT_S = 10.0
 
 
-def clean(run_dir: RunDir, *, force: bool) -> bool:
+def clean(run_dir: RunDir, *, force: bool) -> None:
     """
     Remove what a killed daemon left; the caller holds the lock.
 
     Args:
         run_dir: The run directory.
         force: End guests that still live.
-
-    Returns:
-        Whether that daemon had made the run directory.
 
     Raises:
         ConflictError: If guests still live, without *force*.
@@ -58,7 +55,6 @@ def clean(run_dir: RunDir, *, force: bool) -> bool:
     for directory in run_dir.directories():
         with suppress(OSError):
             directory.rmdir()
-    return record is not None and record.made_run_dir
 
 
 def _end_guests(run_dir: RunDir, guests: dict[str, Process], *, force: bool) -> None:

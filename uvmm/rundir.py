@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RUN_DIR = "/run/uvmm"
 RUN_DIR_VARIABLE = "UVMM_RUN_DIR"
+_CLAIM_TRIES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,6 @@ class Record:
     `guests` maps names to processes.
     """
 
-    made_run_dir: bool
     swap_path: str | None
     guests: dict[str, Process] = field(default_factory=dict)
 
@@ -106,41 +107,69 @@ def read_record(run_dir: RunDir) -> Record | None:
         return None
 
 
-def make(run_dir: RunDir) -> bool:
+def claim(run_dir: RunDir) -> int:
     """
-    Make sure that the directory exists and is ours.
+    Make sure that the directory is there and ours, and take its lock.
 
     Returns:
-        Whether it was made now.
+        A descriptor; the lock, which one daemon a run directory holds, lasts until
+        it is closed.
 
     Raises:
-        DaemonStartError: If it cannot be made, or others could write in it.
+        DaemonStartError: If it cannot be had, or others could write in it.
+        ServedError: If another daemon holds the lock.
     """
+    for _ in range(_CLAIM_TRIES):
+        made = _make(run_dir.path)
+        try:
+            _check_ours(run_dir.path)
+            return _take_lock(run_dir)
+        except FileNotFoundError:
+            # A daemon that ended has just removed it.
+            continue
+        except OSError as error:
+            if made:
+                with suppress(OSError):
+                    run_dir.path.rmdir()
+            raise DaemonStartError(f"cannot lock {run_dir.lock}: {error.strerror}") from None
+    raise DaemonStartError(f"the run directory {run_dir.path} is removed again and again")
+
+
+def remove(run_dir: RunDir) -> None:
+    """
+    Remove all that is the daemon's; the caller holds the lock.
+
+    The directory, too, unless there is something else in it: who made it is not
+    asked, since that may have been another daemon, which came too late for the lock.
+    """
+    for path in run_dir.leftovers():
+        path.unlink(missing_ok=True)
+    for directory in run_dir.directories():
+        with suppress(OSError):
+            directory.rmdir()
+    run_dir.lock.unlink(missing_ok=True)
+    with suppress(OSError):
+        run_dir.path.rmdir()
+
+
+def _make(path: Path) -> bool:
+    """Make the directory; tells whether it was not there."""
     try:
-        run_dir.path.mkdir(mode=0o711)
-        # mkdir obeys the umask, and guests of other users have to get through.
-        run_dir.path.chmod(0o711)
+        path.mkdir(mode=0o711)
     except FileExistsError:
-        _check_ours(run_dir.path)
         return False
     except OSError as error:
         hint = "; uvmm needs root" if error.errno in (errno.EACCES, errno.EPERM) else ""
         raise DaemonStartError(
-            f"cannot make the run directory {run_dir.path}: {error.strerror}{hint}"
+            f"cannot make the run directory {path}: {error.strerror}{hint}"
         ) from None
+    # mkdir obeys the umask, and guests of other users have to get through.
+    with suppress(FileNotFoundError):
+        path.chmod(0o711)
     return True
 
 
-def take_lock(run_dir: RunDir) -> int:
-    """
-    Take the lock that one daemon a run directory holds.
-
-    Returns:
-        A descriptor; the lock lasts until it is closed.
-
-    Raises:
-        ServedError: If another daemon holds it.
-    """
+def _take_lock(run_dir: RunDir) -> int:
     while True:
         lock = os.open(run_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -153,27 +182,14 @@ def take_lock(run_dir: RunDir) -> int:
             ) from None
         # A daemon that ends removes the file: the lock may be on one that is gone.
         with suppress(FileNotFoundError):
-            if run_dir.lock.stat().st_ino == os.fstat(lock).st_ino:
+            if os.path.samestat(run_dir.lock.stat(), os.fstat(lock)):
                 return lock
         os.close(lock)
 
 
-def remove(run_dir: RunDir, *, made: bool) -> None:
-    """Remove all that is the daemon's; the caller holds the lock."""
-    for path in run_dir.leftovers():
-        path.unlink(missing_ok=True)
-    for directory in run_dir.directories():
-        with suppress(OSError):
-            directory.rmdir()
-    run_dir.lock.unlink(missing_ok=True)
-    if made:
-        with suppress(OSError):
-            run_dir.path.rmdir()
-
-
 def _check_ours(path: Path) -> None:
     status = path.stat()
-    if not path.is_dir():
+    if not stat.S_ISDIR(status.st_mode):
         raise DaemonStartError(f"the run directory {path} is no directory")
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise DaemonStartError(

@@ -170,17 +170,13 @@ def _open(settings: Settings, undo: ExitStack) -> _Parts:
     _check_words(settings)
     group = None if settings.group is None else host.group_id(settings.group)
     run_dir = rundir.RunDir(Path(settings.run_dir))
-    made = rundir.make(run_dir)
-    lock = _lock(run_dir, made=made)
-    undo.callback(os.close, lock)
-    made = leftovers.clean(run_dir, force=settings.force) or made
-    undo.callback(rundir.remove, run_dir, made=made)
+    undo.callback(os.close, rundir.claim(run_dir))
+    leftovers.clean(run_dir, force=settings.force)
+    undo.callback(rundir.remove, run_dir)
     # Not earlier: the swap file of a killed daemon may have filled the disk.
     sizes = _sizes(settings)
     _check_swap_path(settings, sizes)
-    record = rundir.Record(
-        made_run_dir=made, swap_path=str(sizes.swap_path) if sizes.swap_path else None,
-    )
+    record = rundir.Record(swap_path=str(sizes.swap_path) if sizes.swap_path else None)
     rundir.write_record(run_dir, record)
     events = open_log(run_dir.log, also_stderr=settings.foreground)
     engine = _engine(run_dir, settings, sizes, group)
@@ -194,15 +190,6 @@ def _open(settings: Settings, undo: ExitStack) -> _Parts:
         f"swap {format_size(sizes.swap_bytes)}{place}"
     )
     return _Parts(run_dir=run_dir, engine=engine, daemon=daemon, events=events, group=group)
-
-
-def _lock(run_dir: RunDir, *, made: bool) -> int:
-    try:
-        return rundir.take_lock(run_dir)
-    except OSError as error:
-        if made:
-            run_dir.path.rmdir()
-        raise DaemonStartError(f"cannot lock {run_dir.lock}: {error.strerror}") from None
 
 
 def _check_words(settings: Settings) -> None:

@@ -66,6 +66,14 @@ class TestDaemon:
         wait_for(lambda: not list(served.path.iterdir()), "the end of the daemon")
         assert host.mounts_below(served.path) == []
 
+    def test_a_run_directory_with_something_in_it_stays(self, place: Place) -> None:
+        place.run_dir.path.mkdir()
+        kept = place.run_dir.path / "kept"
+        kept.touch()
+        assert place.up().returncode == 0
+        assert place.uvmm("down").returncode == 0
+        assert list(place.run_dir.path.iterdir()) == [kept]
+
     def test_a_second_daemon_is_refused(self, served: Place) -> None:
         assert_refused(served.up(), "already serves")
         assert served.uvmm("stats").returncode == 0
