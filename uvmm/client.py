@@ -87,6 +87,10 @@ class Client:
             ) from None
         except TimeoutError:
             raise UvmmError(f"the daemon did not answer within {wait_s:.0f} s") from None
+        except (ConnectionError, http.client.IncompleteRead):
+            raise UvmmError(
+                "the daemon broke off: it is busy, or has just ended; try again"
+            ) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise UvmmError(f"the daemon broke off: {str(error) or repr(error)}") from None
         finally:
