@@ -2,6 +2,7 @@
 #include "direct_io.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,37 +26,85 @@ static bool read_text(int dirfd, const char *path, char *text, size_t bytes)
 	return n > 0;
 }
 
-/* Asks is() of each entry of /proc/<pid>/<what> until one is. */
-static bool any_entry(int32_t pid, const char *what,
-		      bool (*is)(int dirfd, const char *name, void *arg), void *arg)
+/* Asks look() at each entry of /proc/<pid>/<what>. False if they cannot be listed. */
+static bool each_entry(int32_t pid, const char *what,
+		       void (*look)(int dirfd, const char *name, void *arg), void *arg)
 {
 	char path[NAME_BYTES * 2];
 	struct dirent *d;
-	bool found = false;
 	DIR *dir;
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", pid, what);
 	dir = opendir(path);
-	while (dir && !found && (d = readdir(dir)))
-		found = d->d_name[0] != '.' && is(dirfd(dir), d->d_name, arg);
-	if (dir)
-		closedir(dir);
+	if (!dir)
+		return errno == ENOENT || errno == ESRCH;
+	while ((d = readdir(dir)))
+		if (d->d_name[0] != '.')
+			look(dirfd(dir), d->d_name, arg);
+	closedir(dir);
+	return true;
+}
+
+struct open_files {
+	bool direct;            /* one by O_DIRECT */
+	bool ring;              /* an io_uring */
+	bool ring_keeps;        /* with files or buffers of its own */
+};
+
+static uint64_t number_after(const char *text, const char *label)
+{
+	const char *at = strstr(text, label);
+
+	/* Octal where it begins with 0, as flags do. */
+	return at ? strtoull(at + strlen(label), NULL, 0) : 0;
+}
+
+static void look_at_file(int dirfd, const char *name, void *arg)
+{
+	struct open_files *files = arg;
+	char text[1024];
+
+	if (!read_text(dirfd, name, text, sizeof(text))) {
+		files->direct = files->direct || errno == EMFILE || errno == ENFILE;
+		return;
+	}
+	files->direct = files->direct || number_after(text, "flags:\t") & O_DIRECT;
+	if (!strstr(text, "SqMask:"))
+		return;
+	files->ring = true;
+	/* What stands behind the rings' entries may be cut off. */
+	files->ring_keeps = files->ring_keeps || !strstr(text, "UserBufs:") ||
+			    number_after(text, "UserBufs:\t") ||
+			    number_after(text, "UserFiles:\t");
+}
+
+/* The process has a context of io_setup(2). */
+static bool has_aio(int32_t pid)
+{
+	char path[NAME_BYTES * 2], line[512];
+	bool found = false;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	f = fopen(path, "re");
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = strstr(line, "/[aio]");
+	if (f)
+		fclose(f);
 	return found;
 }
 
-static bool is_direct(int dirfd, const char *name, void *arg)
+enum direct_io direct_io_of(int32_t pid)
 {
-	static const char flags[] = "flags:\t";
-	char text[256];
-	const char *at;
+	struct open_files files = { false, false, false };
 
-	(void)arg;
-	/* fdinfo of an io_uring says how full its rings are. */
-	if (!read_text(dirfd, name, text, sizeof(text)))
-		return false;
-	at = strstr(text, flags);
-	return (at && strtoul(at + strlen(flags), NULL, 8) & O_DIRECT) ||
-	       strstr(text, "SqMask:");
+	if (!each_entry(pid, "fdinfo", look_at_file, &files))
+		return DIRECT_IO_POSSIBLE;
+	if (files.ring && (files.direct || files.ring_keeps))
+		return DIRECT_IO_ANY_TIME;
+	if (files.direct && has_aio(pid))
+		return DIRECT_IO_ANY_TIME;
+	return files.direct || files.ring ? DIRECT_IO_POSSIBLE : DIRECT_IO_NONE;
 }
 
 /* A file of the thread's directory. */
@@ -65,13 +114,6 @@ static bool read_of(int dirfd, const char *tid, const char *file, char *text, si
 
 	snprintf(path, sizeof(path), "%.15s/%.15s", tid, file);
 	return read_text(dirfd, path, text, bytes);
-}
-
-static uint64_t number_after(const char *text, const char *label)
-{
-	const char *at = strstr(text, label);
-
-	return at ? strtoull(at + strlen(label), NULL, 10) : 0;
 }
 
 static struct direct_io_thread look_at(int dirfd, const char *tid)
@@ -86,14 +128,13 @@ static struct direct_io_thread look_at(int dirfd, const char *tid)
 	return t;
 }
 
-static bool note(int dirfd, const char *name, void *arg)
+static void note(int dirfd, const char *name, void *arg)
 {
 	struct direct_io_watch *w = arg;
 
 	if (w->threads < DIRECT_IO_THREADS_MAX)
 		w->thread[w->threads] = look_at(dirfd, name);
 	w->threads++;
-	return false;
 }
 
 /* In a state that is neither running nor waiting for a device; or gone. */
@@ -122,16 +163,12 @@ static void look_again(struct direct_io_thread *t, int dirfd)
 	t->settled = now.calls != t->calls || now.ran_ns > t->ran_ns + LONG_RUN_NS;
 }
 
-bool direct_io_possible(int32_t pid)
-{
-	return any_entry(pid, "fdinfo", is_direct, NULL);
-}
-
 void direct_io_begin(struct direct_io_watch *w, int32_t pid)
 {
 	w->pid = pid;
 	w->threads = 0;
-	any_entry(pid, "task", note, w);
+	if (!each_entry(pid, "task", note, w))
+		w->threads = DIRECT_IO_THREADS_MAX + 1;
 }
 
 bool direct_io_settled(struct direct_io_watch *w)
@@ -143,7 +180,9 @@ bool direct_io_settled(struct direct_io_watch *w)
 	snprintf(path, sizeof(path), "/proc/%d/task", w->pid);
 	dirfd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dirfd < 0)
-		return true;
+		return errno == ENOENT || errno == ESRCH;
+	if (w->threads > DIRECT_IO_THREADS_MAX)
+		all = false;
 	for (i = 0; i < w->threads && i < DIRECT_IO_THREADS_MAX; i++) {
 		if (!w->thread[i].settled)
 			look_again(&w->thread[i], dirfd);

@@ -8,7 +8,7 @@
  *   that could have one: it has a file open with O_DIRECT, or an io_uring, and
  *   while a thread of it waits for the device it is in uninterruptible sleep.
  *
- *   Errors   what cannot be read counts as no direct I/O: the process is gone.
+ *   Errors   what cannot be read, but for a process that is gone, counts as direct I/O.
  *   Threads  any.
  *   Source   proc(5): /proc/pid/fdinfo, /proc/pid/task/tid/stat and schedstat, io
  */
@@ -18,8 +18,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The process has a file open through which it could. About 6 us a descriptor. */
-bool direct_io_possible(int32_t pid);
+enum direct_io {
+	DIRECT_IO_NONE,
+	DIRECT_IO_POSSIBLE,     /* within a system call of one of its threads */
+	DIRECT_IO_ANY_TIME,     /* also when no thread waits: io_uring, aio */
+};
+
+/* What the process could do by the files that it has open. About 6 us a descriptor. */
+enum direct_io direct_io_of(int32_t pid);
 
 #define DIRECT_IO_THREADS_MAX 64
 
@@ -40,7 +46,7 @@ struct direct_io_watch {
 /* Looks at the threads now. */
 void direct_io_begin(struct direct_io_watch *w, int32_t pid);
 
-/* Looks again: true if each thread noted has been seen outside a wait for a device,
+/* Looks again: true if each thread, all of which were noted, has been seen outside a wait for a device,
  * or has finished a read or write, or has run for long since. What it had pinned
  * by a system call before is then no longer in use. */
 bool direct_io_settled(struct direct_io_watch *w);

@@ -249,6 +249,7 @@ void uvmm_engine_stop(uvmm_engine *e)
 	pressure_stop(e);
 	reclaim_stop(e);
 	fault_stop(e);
+	session_free(e);
 	stop_memory(e);
 	registry_fini(&e->registry);
 	events_fini(&e->events);

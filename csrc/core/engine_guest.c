@@ -23,7 +23,7 @@ static void drop_chunk(struct uvmm_engine *e, struct guest *g, uint64_t chunk)
 		pmap_entry entry = pmap_get(&g->pmap, ppn);
 		enum page_state s = pmap_state(entry);
 
-		if (s == PAGE_STORED || s == PAGE_LOADING || s == PAGE_DAMAGED)
+		if (s == PAGE_STORED || s == PAGE_LOADING)
 			handles[n++] = pmap_handle(entry);
 	}
 	tier_drop(e->tier[UVMM_TIER_SWAP], handles, n);
@@ -64,8 +64,11 @@ static int attach_locked(struct uvmm_engine *e, struct guest *g, int uffd, uint6
 	rc = pressure_attached(e, g);
 	if (!rc)
 		rc = fault_add(e, g);
-	if (rc)
+	/* What was taken out meanwhile is dropped, and has to be forgotten. */
+	if (rc) {
 		detach(e, g);
+		guest_empty(g);
+	}
 	return rc;
 }
 

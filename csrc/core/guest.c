@@ -2,6 +2,7 @@
 #include "guest.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,7 +83,8 @@ static bool is_token(const struct guest *g, const uint8_t *token)
 	return !wrong;
 }
 
-struct guest *guest_by_token(struct registry *r, const uint8_t *token, pid_t pid)
+struct guest *guest_by_token(struct registry *r, const uint8_t *token, pid_t pid,
+			     uint64_t *id)
 {
 	struct guest *found = NULL;
 	size_t i;
@@ -96,8 +98,22 @@ struct guest *guest_by_token(struct registry *r, const uint8_t *token, pid_t pid
 		    (!pid || g->pid == pid))
 			found = g;
 	}
+	*id = found ? found->id : 0;
 	unlock(&r->lock);
 	return found;
+}
+
+int guest_dup_memory(struct registry *r, const struct guest *g, uint64_t id)
+{
+	int fd = -ESRCH;
+
+	lock(&r->lock);
+	if (g->id == id && g->memfd >= 0) {
+		fd = fcntl(g->memfd, F_DUPFD_CLOEXEC, 0);
+		fd = fd < 0 ? -errno : fd;
+	}
+	unlock(&r->lock);
+	return fd;
 }
 
 struct guest *guest_enter_id(struct registry *r, uint64_t id)
@@ -209,7 +225,6 @@ static void reset_counters(struct guest *g)
 	atomic_store(&g->wants_memory, false);
 	atomic_store(&g->wants_growth, false);
 	atomic_store(&g->growth_failed_ns, 0);
-	atomic_store(&g->direct_io_look_ns, 0);
 	atomic_store(&g->direct_io_until_ns, 0);
 	atomic_store(&g->hand, 0);
 	for (i = 0; i < STREAMS; i++)
@@ -238,6 +253,7 @@ static void reset(struct guest *g, uint64_t id, const struct uvmm_guest_config *
 	atomic_store(&g->aborted, 0);
 	atomic_store(&g->damaged_pages, 0);
 	atomic_store(&g->stall_ns, 0);
+	atomic_store(&g->strange_fds, 0);
 }
 
 static int check_config(const struct uvmm_guest_config *cfg, char *err, size_t err_bytes)

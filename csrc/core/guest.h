@@ -26,6 +26,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "direct_io.h"
 #include "pmap.h"
 #include "stream.h"
 #include "uvmm_core.h"
@@ -74,10 +75,12 @@ struct guest {
 	_Atomic bool wants_growth;      /* and of these some for a fresh page */
 	_Atomic uint64_t growth_failed_ns;      /* since when none came; 0: it did */
 
-	_Atomic uint64_t direct_io_look_ns, direct_io_until_ns;
+	_Atomic uint64_t direct_io_until_ns;
+	_Atomic int direct_io;          /* enum direct_io, until then */
 	_Atomic uint64_t hand;          /* where reclaim goes on, a chunk number */
 	struct streams streams;
 
+	_Atomic uint32_t strange_fds;   /* that it sent, and were no userfaultfd */
 	_Atomic int servers;            /* fault threads that look for its messages */
 	_Atomic uint64_t quiet;         /* those that do not listen; see fault.c */
 
@@ -126,8 +129,11 @@ void guest_leave(struct guest *g);
 /* By id or name, only for a moment's look. NULL if unknown, or ending. */
 struct guest *guest_by_id(struct registry *r, uint64_t id);
 struct guest *guest_by_name(struct registry *r, const char *name);
-/* By token, and its process if pid is not 0. */
-struct guest *guest_by_token(struct registry *r, const uint8_t *token, pid_t pid);
+/* By token, and its process if pid is not 0; *id is its number at that moment. */
+struct guest *guest_by_token(struct registry *r, const uint8_t *token, pid_t pid,
+			     uint64_t *id);
+/* A descriptor of the memory file of g, if it is that guest still.  -ESRCH */
+int guest_dup_memory(struct registry *r, const struct guest *g, uint64_t id);
 /* By id, entered; NULL if it is unknown or not attached. */
 struct guest *guest_enter_id(struct registry *r, uint64_t id);
 /* The next attached guest after slot *at (start with 0), entered; NULL at the
@@ -163,9 +169,9 @@ void guest_open_idle(struct guest *g);
 
 /* --- direct I/O -------------------------------------------------------------- */
 
-/* The guest's process has files open for it; looked at anew after 5 ms (less
- * often if looking takes long), and believed for a second once true. */
-bool guest_may_do_direct_io(struct guest *g);
+/* What the guest's process could have under way; anything but a no is believed for a
+ * second. */
+enum direct_io guest_direct_io(struct guest *g);
 
 /* --- stalls: thread time spent waiting -------------------------------------- */
 

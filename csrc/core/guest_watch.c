@@ -9,9 +9,8 @@
 #include "locks.h"
 #include "uffd.h"
 
-#define DIRECT_IO_LOOK_NS (5 * NS_PER_MS)
+#define DIRECT_IO_LOOK_MAX_NS (2 * NS_PER_MS)
 #define DIRECT_IO_BELIEVED_NS NS_PER_S
-#define DIRECT_IO_SPARE 20u      /* looking takes at most a part in so many */
 
 static int register_chunks(struct guest *g, uint64_t chunk, uint64_t n,
 			   enum guest_arms arms)
@@ -31,6 +30,18 @@ static int register_chunks(struct guest *g, uint64_t chunk, uint64_t n,
 		return 0;
 	}
 	return res == UFFD_FULL ? -ENOMEM : -ESRCH;
+}
+
+/* The same, chunk by chunk if need be: a program may have mapped something else over a
+ * part of guest memory, which cannot be watched. The rest has to be. */
+static int register_most(struct guest *g, uint64_t chunk, uint64_t n, enum guest_arms arms)
+{
+	int rc = register_chunks(g, chunk, n, arms);
+
+	for (; rc == -ESRCH && n; n--)
+		if (register_chunks(g, chunk++, 1, arms) == -ENOMEM)
+			rc = -ENOMEM;
+	return rc == -ESRCH ? 0 : rc;
 }
 
 int guest_arm_chunk(struct guest *g, uint64_t chunk)
@@ -66,7 +77,7 @@ int guest_arm_all(struct guest *g)
 			if (!run++)
 				from = c;
 		} else if (run) {
-			int failed = register_chunks(g, from, run, CHUNK_ARMED);
+			int failed = register_most(g, from, run, CHUNK_ARMED);
 
 			rc = rc ? rc : failed;
 			run = 0;
@@ -80,10 +91,15 @@ int guest_arm_all(struct guest *g)
  * first; while it is not, everything in it is native, as it will be. */
 static void open_chunks(struct guest *g, uint64_t chunk, uint64_t n)
 {
+	uint64_t c;
+
 	lock(&g->arm_lock);
-	uffd_unregister(g->uffd, guest_addr(g, chunk * UVMM_CHUNK_PAGES),
-			n * UVMM_CHUNK_SIZE);
-	register_chunks(g, chunk, n, CHUNK_OPEN);
+	if (uffd_unregister(g->uffd, guest_addr(g, chunk * UVMM_CHUNK_PAGES),
+			    n * UVMM_CHUNK_SIZE) != UFFD_OK)
+		for (c = chunk; c < chunk + n; c++)
+			uffd_unregister(g->uffd, guest_addr(g, c * UVMM_CHUNK_PAGES),
+					UVMM_CHUNK_SIZE);
+	register_most(g, chunk, n, CHUNK_OPEN);
 	unlock(&g->arm_lock);
 }
 
@@ -119,22 +135,23 @@ void guest_open_idle(struct guest *g)
 	}
 }
 
-bool guest_may_do_direct_io(struct guest *g)
+enum direct_io guest_direct_io(struct guest *g)
 {
-	uint64_t now = clock_ns(), cost;
-	bool possible;
+	uint64_t now = clock_ns();
+	enum direct_io found;
 
 	if (now < atomic_load(&g->direct_io_until_ns))
-		return true;
-	if (now < atomic_load(&g->direct_io_look_ns))
-		return false;
-	possible = direct_io_possible(g->pid);
-	cost = clock_ns() - now;
-	/* A process may have very many files. */
-	atomic_store(&g->direct_io_look_ns, now + DIRECT_IO_LOOK_NS + DIRECT_IO_SPARE * cost);
-	if (possible)
+		return atomic_load(&g->direct_io);
+	found = direct_io_of(g->pid);
+	/* A no is not believed for a moment: what was open before the pages were
+	 * protected counts. With very many files looking costs more than waiting. */
+	if (found == DIRECT_IO_NONE && clock_ns() - now > DIRECT_IO_LOOK_MAX_NS)
+		found = DIRECT_IO_POSSIBLE;
+	if (found != DIRECT_IO_NONE) {
+		atomic_store(&g->direct_io, found);
 		atomic_store(&g->direct_io_until_ns, now + DIRECT_IO_BELIEVED_NS);
-	return possible;
+	}
+	return found;
 }
 
 void guest_stall_begin(struct guest *g, uint32_t tid, uint64_t addr, uint64_t since_ns)

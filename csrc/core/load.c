@@ -56,8 +56,9 @@ bool load_claim(struct guest *g, uint64_t ppn, struct load_buffer *b, size_t *n)
 	return true;
 }
 
-/* Puts claimed pages [from, to) of the buffer back to STORED. */
-void load_unclaim(struct guest *g, struct load_buffer *b, size_t from, size_t to)
+/* The same, without waking who waits for the page `quiet`: for memory, now. */
+static void put_back(struct guest *g, struct load_buffer *b, size_t from, size_t to,
+		     uint64_t quiet)
 {
 	size_t i;
 
@@ -67,7 +68,13 @@ void load_unclaim(struct guest *g, struct load_buffer *b, size_t from, size_t to
 		pmap_set(&g->pmap, b->ppn[i], pmap_with_state(e, PAGE_STORED));
 	}
 	for (i = from; i < to; i++)
-		guest_wake(g, b->ppn[i], 1);
+		if (b->ppn[i] != quiet)
+			guest_wake(g, b->ppn[i], 1);
+}
+
+void load_unclaim(struct guest *g, struct load_buffer *b, size_t from, size_t to)
+{
+	put_back(g, b, from, to, UINT64_MAX);
 }
 
 void load_damage(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t handle,
@@ -114,25 +121,27 @@ static void committed(struct uvmm_engine *e, struct guest *g, struct load_buffer
 static size_t put_run(struct guest *g, struct load_buffer *b, size_t from, size_t to,
 		      int *rc)
 {
-	size_t at = from;
+	size_t at = from, step = to - from;
 	int tries = 0;
 
 	while (at < to) {
 		uint64_t done = 0;
 		enum uffd_result res;
 
+		step = step < to - at ? step : to - at;
 		res = uffd_copy(g->uffd, guest_addr(g, b->ppn[at]),
-				b->data + at * UVMM_PAGE_SIZE,
-				(to - at) * UVMM_PAGE_SIZE, &done);
+				b->data + at * UVMM_PAGE_SIZE, step * UVMM_PAGE_SIZE, &done);
 		at += done >> UVMM_PAGE_SHIFT;
 		if (res == UFFD_OK || at == to)
 			continue;
-		if (res == UFFD_EXISTS) {
+		if (res == UFFD_SPLIT && step > 1) {
+			step = 1;
+		} else if (res == UFFD_EXISTS) {
 			guest_wake(g, b->ppn[at++], 1);
 		} else if (res == UFFD_AGAIN && tries++ < AGAIN_TRIES) {
 			clock_sleep_ns(AGAIN_SLEEP_NS);
 		} else {
-			*rc = res == UFFD_GONE ? -ESRCH : -ENOMEM;
+			*rc = res == UFFD_GONE || res == UFFD_SPLIT ? -ESRCH : -ENOMEM;
 			break;
 		}
 	}
@@ -148,6 +157,7 @@ static int put_all(struct uvmm_engine *e, struct guest *g, struct load_buffer *b
 	while (i < n && !rc) {
 		if (b->bad[i]) {
 			load_damage(e, g, b->ppn[i], b->handles[i], b->bad[i]);
+			tier_drop(e->tier[UVMM_TIER_SWAP], b->handles + i, 1);
 			damaged = -EIO;
 			i++;
 			continue;
@@ -190,14 +200,14 @@ int load_pages(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi,
 	room = room_for(e, n, waited_for);
 	if (room < n && n > 1 && waited_for) {
 		/* Only the one that is waited for: let all go, take it alone. */
-		load_unclaim(g, b, 0, n);
+		put_back(g, b, 0, n, room ? UINT64_MAX : must);
 		n = 0;
 		if (!room || !load_claim(g, must, b, &n)) {
 			pressure_give(&e->pressure, (int64_t)room);
 			return room ? 0 : -ENOMEM;
 		}
 	} else if (!room) {
-		load_unclaim(g, b, 0, n);
+		put_back(g, b, 0, n, must);
 		return -ENOMEM;
 	}
 	tier_load(e->tier[UVMM_TIER_SWAP], b->handles, b->seeds, n, b->data, b->bad);
@@ -231,24 +241,26 @@ static void unhold_run(struct guest *g, uint64_t lo, uint64_t n)
 
 static int zero_run(struct guest *g, uint64_t ppn, uint64_t n)
 {
-	uint64_t at = ppn, end = ppn + n;
+	uint64_t at = ppn, end = ppn + n, step = n;
 	int tries = 0;
 
 	while (at < end) {
 		uint64_t done = 0;
 		enum uffd_result res;
 
-		res = uffd_zero(g->uffd, guest_addr(g, at),
-				(end - at) << UVMM_PAGE_SHIFT, &done);
+		step = step < end - at ? step : end - at;
+		res = uffd_zero(g->uffd, guest_addr(g, at), step << UVMM_PAGE_SHIFT, &done);
 		at += done >> UVMM_PAGE_SHIFT;
 		if (res == UFFD_OK || at == end)
 			continue;
-		if (res == UFFD_EXISTS)
+		if (res == UFFD_SPLIT && step > 1)
+			step = 1;
+		else if (res == UFFD_EXISTS)
 			at++;
 		else if (res == UFFD_AGAIN && tries++ < AGAIN_TRIES)
 			clock_sleep_ns(AGAIN_SLEEP_NS);
 		else
-			return res == UFFD_GONE ? -ESRCH : -ENOMEM;
+			return res == UFFD_GONE || res == UFFD_SPLIT ? -ESRCH : -ENOMEM;
 	}
 	return 0;
 }

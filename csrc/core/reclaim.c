@@ -348,15 +348,22 @@ static uint32_t next_run(const struct reclaim_buffer *b, uint64_t *lo, uint64_t 
 static int protect(struct guest *g, uint64_t lo, uint64_t hi)
 {
 	struct direct_io_watch watch;
+	enum direct_io io;
 	int tries = 0, rc;
 
 	rc = guest_shield_chunk(g, lo / UVMM_CHUNK_PAGES);
+	/* Something else may be mapped over a part of it. */
+	if (rc == -ESRCH && atomic_load(&g->attached))
+		return -EAGAIN;
 	if (rc)
 		return rc;
 	if (uffd_protect(g->uffd, guest_addr(g, lo), (hi - lo) << UVMM_PAGE_SHIFT))
 		return -EAGAIN;
-	if (!guest_may_do_direct_io(g))
+	io = guest_direct_io(g);
+	if (io == DIRECT_IO_NONE)
 		return 0;
+	if (io == DIRECT_IO_ANY_TIME)
+		return -EAGAIN;
 	direct_io_begin(&watch, g->pid);
 	do {
 		clock_sleep_ns(DIRECT_SLEEP_NS);

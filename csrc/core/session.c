@@ -22,6 +22,7 @@
 #define PENDING_NS (5 * NS_PER_S)
 #define SWEEP_MS 1000
 #define BACKLOG 128
+#define ACCEPT_PAUSE_NS (10 * NS_PER_MS)
 
 static int arm(struct session *s, struct conn *c, int op)
 {
@@ -101,8 +102,12 @@ static void accept_one(struct session *s)
 	int fd = accept4(s->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	bool full;
 
-	if (fd < 0)
+	if (fd < 0) {
+		/* No descriptor is free: not to be asked again at once. */
+		if (errno == EMFILE || errno == ENFILE)
+			clock_sleep_ns(ACCEPT_PAUSE_NS);
 		return;
+	}
 	lock(&s->lock);
 	full = s->pending >= PENDING_MAX;
 	unlock(&s->lock);
@@ -120,13 +125,21 @@ static int send_welcome(struct session *s, const struct conn *c, uint32_t seq,
 		.max_pages = g->max_pages,
 		.via = s->engine->cfg.via ? UVMM_VIA_DESCRIPTOR : UVMM_VIA_FUSE,
 	};
-	int fds[2] = { s->userfault_fd, g->memfd }, n = 0;
+	int fds[2] = { s->userfault_fd, -1 }, n = 0, rc;
 
 	if (w.via == UVMM_VIA_FUSE)
 		snprintf(w.path, sizeof(w.path), "%.190s/%s", s->mem_dir, g->name);
 	if (h->role == UVMM_ROLE_CONTROL)
 		n = w.via == UVMM_VIA_FUSE ? 1 : 2;
-	return packet_send(c->fd, UVMM_MSG_WELCOME, seq, 0, &w, sizeof(w), fds, n);
+	if (n == 2) {
+		fds[1] = guest_dup_memory(&s->engine->registry, g, c->guest_id);
+		if (fds[1] < 0)
+			return fds[1];
+	}
+	rc = packet_send(c->fd, UVMM_MSG_WELCOME, seq, 0, &w, sizeof(w), fds, n);
+	if (fds[1] >= 0)
+		close(fds[1]);
+	return rc;
 }
 
 static int refuse(const struct conn *c, uint32_t seq, const char *why)
@@ -135,27 +148,45 @@ static int refuse(const struct conn *c, uint32_t seq, const char *why)
 	return -EACCES;
 }
 
-static int bind_to(struct session *s, struct conn *c, enum conn_kind kind, struct guest *g)
+static unsigned count_conns_locked(const struct session *s, uint64_t id)
 {
+	const struct conn *c;
+	unsigned n = 0;
+
+	for (c = s->conns; c; c = c->next)
+		n += c->guest_id == id;
+	return n;
+}
+
+/* Each guest has some descriptors of the daemon's, and no more. */
+static int bind_to(struct session *s, struct conn *c, uint32_t seq, enum conn_kind kind,
+		   struct guest *g, uint64_t id)
+{
+	bool room;
+
 	lock(&s->lock);
-	s->pending--;
-	c->kind = kind;
-	c->guest = g;
-	c->guest_id = g->id;
+	room = count_conns_locked(s, id) < GUEST_CONNS_MAX;
+	if (room) {
+		s->pending--;
+		c->kind = kind;
+		c->guest = g;
+		c->guest_id = id;
+	}
 	unlock(&s->lock);
-	return 0;
+	return room ? 0 : refuse(c, seq, "this guest has too many connections");
 }
 
 /* A process that shows the token of a guest and is not it: asks to be kin, and is
  * registered by the control plane, or is wrong here. */
 static int turn_away(struct session *s, const struct conn *c, uint32_t seq,
-		     const struct uvmm_hello *h, const struct ucred *peer, const struct guest *g)
+		     const struct uvmm_hello *h, const struct ucred *peer, const struct guest *g,
+		     uint64_t id)
 {
 	if (h->role != UVMM_ROLE_CONTROL || !(h->flags & UVMM_HELLO_KIN))
 		return refuse(c, seq, "this process is not the one that was registered as that guest");
 	if (peer->uid && peer->uid != g->uid)
 		return refuse(c, seq, "this process belongs to another user than the guest");
-	events_add_kin(&s->engine->events, g->id, peer->pid);
+	events_add_kin(&s->engine->events, id, peer->pid);
 	packet_reply(c->fd, seq, -EAGAIN, "this process is being registered");
 	return -EAGAIN;
 }
@@ -173,6 +204,7 @@ static int identify(struct session *s, struct conn *c, uint32_t seq,
 	struct guest *named, *g;
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
+	uint64_t named_id, id;
 
 	if (h->role < UVMM_ROLE_CONTROL || h->role > UVMM_ROLE_WATCH ||
 	    h->flags & ~UVMM_HELLO_KIN || !memchr(h->name, '\0', sizeof(h->name)))
@@ -180,17 +212,18 @@ static int identify(struct session *s, struct conn *c, uint32_t seq,
 	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len))
 		return refuse(c, seq, "who is asking is not known");
 	/* Kin have a token in common, and not all of them its name. */
-	named = guest_by_token(r, h->token, 0);
+	named = guest_by_token(r, h->token, 0, &named_id);
 	if (!named)
 		return refuse(c, seq, "no guest of that name and token is registered");
 	if (h->role == UVMM_ROLE_WATCH) {
 		g = guest_by_name(r, h->name);
-		if (!g || guest_by_token(r, h->token, g->pid) != g)
+		if (!g || guest_by_token(r, h->token, g->pid, &id) != g)
 			return refuse(c, seq, "no guest of that name and token is registered");
 	} else {
-		g = guest_by_token(r, h->token, peer.pid);
+		g = guest_by_token(r, h->token, peer.pid, &id);
 	}
-	return g ? bind_to(s, c, kind[h->role], g) : turn_away(s, c, seq, h, &peer, named);
+	return g ? bind_to(s, c, seq, kind[h->role], g, id) :
+		   turn_away(s, c, seq, h, &peer, named, named_id);
 }
 
 static bool on_hello(struct session *s, struct conn *c, const struct packet *p)
@@ -219,7 +252,9 @@ static bool on_packet(struct session *s, struct conn *c)
 {
 	struct packet p;
 	bool keep = false;
-	int rc = packet_receive(c->fd, &p);
+	bool takes_fds = c->kind == CONN_CONTROL &&
+			 atomic_load(&c->guest->strange_fds) < STRANGE_FDS_MAX;
+	int rc = packet_receive(c->fd, &p, takes_fds);
 
 	if (rc == -EAGAIN)
 		return true;
@@ -243,6 +278,8 @@ static bool on_packet(struct session *s, struct conn *c)
 			break;
 		}
 	}
+	if (p.n_fds && p.fds[0] >= 0)
+		atomic_fetch_add(&c->guest->strange_fds, 1);
 	packet_close_fds(&p);
 	return keep;
 }
@@ -453,6 +490,7 @@ int session_start(struct uvmm_engine *e, const char *run_dir, const char *mem_di
 			 "this kernel has no /dev/userfaultfd: it needs CONFIG_USERFAULTFD and Linux 6.1" :
 			 "cannot serve %s: %s", s->path, strerror(-rc));
 		session_stop(e);
+		session_free(e);
 	}
 	return rc;
 }
@@ -468,7 +506,6 @@ void session_stop(struct uvmm_engine *e)
 		eventfd_write(s->stop.fd, 1);
 	for (i = 0; i < s->workers; i++)
 		pthread_join(s->worker[i], NULL);
-	e->session = NULL;
 	while (s->conns)
 		drop(s, s->conns);
 	if (s->listener.fd >= 0) {
@@ -481,6 +518,15 @@ void session_stop(struct uvmm_engine *e)
 		close(s->stop.fd);
 	if (s->epoll >= 0)
 		close(s->epoll);
+}
+
+void session_free(struct uvmm_engine *e)
+{
+	struct session *s = e->session;
+
+	if (!s)
+		return;
+	e->session = NULL;
 	pthread_mutex_destroy(&s->lock);
 	free(s);
 }

@@ -66,7 +66,10 @@ struct session {
  * is told to guests.  -ENODEV without /dev/userfaultfd, -EADDRINUSE, ... */
 int session_start(struct uvmm_engine *e, const char *run_dir, const char *mem_dir,
 		  char *err, size_t err_bytes);
+/* Nobody is served any more; notices go nowhere. Free it once all other threads have
+ * ended. */
 void session_stop(struct uvmm_engine *e);
+void session_free(struct uvmm_engine *e);
 
 /* Watches the process of a new guest. -ENOMEM, -ENOSPC */
 int session_watch_process(struct uvmm_engine *e, struct guest *g);
@@ -86,6 +89,8 @@ void session_notice(struct uvmm_engine *e, const struct guest *g,
 /* --- between session.c and session_request.c -------------------------------- */
 
 #define PACKET_FDS 4
+#define GUEST_CONNS_MAX 32
+#define STRANGE_FDS_MAX 4       /* from one guest, that are not what they should be */
 #define PACKET_BYTES 512
 
 struct packet {
@@ -97,9 +102,11 @@ struct packet {
 };
 
 /* One packet, without waiting: 1 read, 0 the peer has closed, -EAGAIN, -EPROTO
- * for one that is too long or whose head is not of this protocol. */
-int packet_receive(int fd, struct packet *p);
-/* Closes the descriptors that came and were not taken (set to -1). */
+ * for one that is too long or whose head is not of this protocol, or that brings
+ * descriptors where none are taken: the kernel drops those. */
+int packet_receive(int fd, struct packet *p, bool takes_fds);
+/* Closes the descriptors that came and were not taken (set to -1), on a thread of
+ * its own: closing a file of a filesystem that its owner serves may last for ever. */
 void packet_close_fds(struct packet *p);
 /* Sends without waiting; 0 or -errno. */
 int packet_send(int fd, uint16_t type, uint32_t seq, int32_t status, const void *body,

@@ -36,17 +36,31 @@ static void take_fds(struct msghdr *m, struct packet *p)
 	}
 }
 
+static void *close_apart(void *fd)
+{
+	close((int)(intptr_t)fd);
+	return NULL;
+}
+
 void packet_close_fds(struct packet *p)
 {
+	pthread_attr_t attr;
+	pthread_t thread;
 	int i;
 
-	for (i = 0; i < p->n_fds; i++)
-		if (p->fds[i] >= 0)
-			close(p->fds[i]);
+	for (i = 0; i < p->n_fds; i++) {
+		if (p->fds[i] < 0)
+			continue;
+		pthread_attr_init(&attr);
+		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+		/* Without a thread it stays open: better than to wait here. */
+		pthread_create(&thread, &attr, close_apart, (void *)(intptr_t)p->fds[i]);
+		pthread_attr_destroy(&attr);
+	}
 	p->n_fds = 0;
 }
 
-int packet_receive(int fd, struct packet *p)
+int packet_receive(int fd, struct packet *p, bool takes_fds)
 {
 	union control_space space;
 	struct iovec iov[2] = {
@@ -56,8 +70,8 @@ int packet_receive(int fd, struct packet *p)
 	struct msghdr m = {
 		.msg_iov = iov,
 		.msg_iovlen = 2,
-		.msg_control = space.bytes,
-		.msg_controllen = sizeof(space.bytes),
+		.msg_control = takes_fds ? space.bytes : NULL,
+		.msg_controllen = takes_fds ? sizeof(space.bytes) : 0,
 	};
 	ssize_t n;
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "uvmm/protocol.h"
@@ -41,6 +42,8 @@ static enum uffd_result outcome(void)
 	case ENOMEM:
 	case ENOSPC:
 		return UFFD_FULL;
+	case ENOENT:
+		return UFFD_SPLIT;
 	default:
 		return UFFD_GONE;
 	}
@@ -101,10 +104,14 @@ enum uffd_result uffd_unregister(int fd, uint64_t addr, uint64_t len)
 int uffd_read(int fd, struct uffd_message *out, int n)
 {
 	struct uffd_msg raw[READ_MAX];
+	struct iovec iov = { .iov_base = raw };
 	ssize_t got;
 	int i, k = 0;
 
-	got = read(fd, raw, sizeof(raw[0]) * (size_t)(n < READ_MAX ? n : READ_MAX));
+	iov.iov_len = sizeof(raw[0]) * (size_t)(n < READ_MAX ? n : READ_MAX);
+	got = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
+	if (got < 0 && errno == EOPNOTSUPP && !fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK))
+		got = readv(fd, &iov, 1);
 	if (got < (ssize_t)sizeof(raw[0]))
 		return 0;
 	for (i = 0; i < (int)(got / (ssize_t)sizeof(raw[0])); i++) {

@@ -18,7 +18,8 @@ enum uffd_result {
 	UFFD_EXISTS,    /* a page is there already: a lost race, wake and go on */
 	UFFD_AGAIN,     /* the address space is changing: try later */
 	UFFD_FULL,      /* machine memory (or the kernel's) is exhausted */
-	UFFD_GONE,      /* the guest or the mapping has gone */
+	UFFD_SPLIT,     /* not all of the range is in one mapping, or registered */
+	UFFD_GONE,      /* the guest's memory has gone, or the kernel refuses */
 };
 
 enum uffd_fault {
@@ -51,7 +52,8 @@ enum uffd_result uffd_register(int fd, uint64_t addr, uint64_t len, unsigned cat
 /* Nothing faults there any more; protection is taken off, and waiters are woken. */
 enum uffd_result uffd_unregister(int fd, uint64_t addr, uint64_t len);
 
-/* Reads up to n messages without blocking; how many, 0 if there is none. */
+/* Reads up to n messages without blocking, whatever the guest has made of its own
+ * copy of the descriptor; how many, 0 if there is none. */
 int uffd_read(int fd, struct uffd_message *out, int n);
 
 /* Write-protects, or takes protection off; the latter wakes who waits there. */

@@ -27,7 +27,7 @@ def heap_check(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(program)
 
 
-@pytest.mark.parametrize("mode", ["malloc", "mmap", "fork", "start", "daemon"])
+@pytest.mark.parametrize("mode", ["malloc", "mmap", "pieces", "fork", "start", "daemon"])
 def test_memory_and_processes_are_as_ever(heap_check: str, mode: str) -> None:
     plain = run([heap_check, mode])
     assert plain.returncode == 0, plain.stdout
@@ -39,7 +39,7 @@ def test_memory_and_processes_are_as_ever(heap_check: str, mode: str) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, plain.stdout, b"")
 
 
-@pytest.mark.parametrize("mode", ["malloc", "fork"])
+@pytest.mark.parametrize("mode", ["malloc", "pieces", "fork"])
 def test_they_are_where_memory_is_short(heap_check: str, mode: str) -> None:
     with machine(TIGHT) as daemon, reclaiming(daemon) as taken:
         done = run([heap_check, mode], daemon=daemon)

@@ -185,6 +185,43 @@ static void mode_mmap(void)
 	CHECK(!munmap(a, MIB / 2));
 }
 
+/* A careless program: what it finds open it makes blocking. */
+static void make_all_blocking(void)
+{
+	int fd;
+
+	for (fd = 3; fd < 2000; fd++)
+		fcntl(fd, F_SETFL, 0);
+}
+
+/* Memory in many pieces with rights of their own, read in order and at random, with
+ * time for all of it to be taken in between. */
+static void mode_pieces(void)
+{
+	enum { PAGES = 5000 };
+	unsigned char *a = map(PAGES * PAGE, PROT_READ | PROT_WRITE);
+	uint64_t s = 5;
+	int i, round;
+
+	make_all_blocking();
+	for (i = 0; i < PAGES; i++)
+		memset(a + i * PAGE, i % 251, PAGE);
+	for (i = 3; i < PAGES; i += 7)
+		CHECK(!mprotect(a + i * PAGE, PAGE, i % 2 ? PROT_READ : PROT_READ | PROT_EXEC));
+	for (round = 0; round < 4; round++) {
+		usleep(300000);
+		for (i = 0; i < PAGES; i++) {
+			int page = round % 2 ? i : (int)(rng(&s) % PAGES);
+
+			CHECK(holds(a + page * PAGE, PAGE, (unsigned char)(page % 251)));
+		}
+	}
+	CHECK(!munmap(a, PAGES * PAGE));
+	a = map(PAGES * PAGE, PROT_READ | PROT_WRITE);
+	CHECK(holds(a, PAGES * PAGE, 0));
+	memset(a, 1, PAGES * PAGE);
+}
+
 static int status_of(pid_t pid)
 {
 	int status;
@@ -342,7 +379,7 @@ static const struct {
 } modes[] = {
 	{ "malloc", mode_malloc }, { "mmap", mode_mmap },     { "fork", mode_fork },
 	{ "start", mode_start },   { "daemon", mode_daemon }, { "exhaust", mode_exhaust },
-	{ "shrink", mode_shrink },
+	{ "shrink", mode_shrink },   { "pieces", mode_pieces },
 };
 
 int main(int argc, char **argv)
