@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import struct
 import sys
 from contextlib import suppress
@@ -30,6 +31,7 @@ _LOOK_BYTES = 1 << 20
 _PROGRAM_BYTES = 8 << 20
 _LOOK_ARGUMENTS = 4
 _SCRIPTS_MAX = 4  # as the kernel: an interpreter may be a script
+_LINE_END = re.compile(rb"[\n\0]")
 _ELF = b"\x7fELF"
 _HEADER = struct.Struct("=16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("=IIQQQQQQ")
@@ -96,7 +98,8 @@ def _interpreter(path: str) -> str:
             return path  # executable, but not readable: the loader's to judge
         if not head.startswith(b"#!"):
             return path
-        words = head[2:].split(b"\n", 1)[0].split()
+        # To the kernel a NUL ends the name, too.
+        words = _LINE_END.split(head[2:], maxsplit=1)[0].split()
         if not words:
             return path
         path = os.fsdecode(words[0])

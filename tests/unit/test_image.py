@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from uvmm.errors import ProgramError
@@ -77,12 +77,13 @@ def test_damaged_programs_are_refused_and_others_left_to_the_kernel(tmp_path: Pa
     for content in (b"\x7fELF", b"\x7fELF\2\1"):
         path.write_bytes(content)
         assert "a damaged program file" in refusal(str(path))
-    for content in (b"", b"echo hi", b"#!", b"#!\n"):
+    for content in (b"", b"echo hi", b"#!", b"#!\n", b"#!\0x", b"#!/bin/true\0x\n"):
         path.write_bytes(content)
         check_heap(str(path), ROOT)
 
 
 @given(st.binary(max_size=200), st.integers(0, 4000))
+@example(b"#!", 0)
 def test_damaged_files_are_refused_or_fine(content: bytes, at: int) -> None:
     path = Path(f"/tmp/uvmm-test-image-{id(test_damaged_files_are_refused_or_fine)}")
     whole = bytearray(Path("/bin/true").read_bytes()[:4096])
