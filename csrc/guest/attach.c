@@ -21,6 +21,9 @@
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
 
+/* Defined where the heap's library is preloaded. */
+extern const char uvmm_heap_is_guest_memory __attribute__((weak));
+
 /* As one of the errors that uvmm_attach promises; the words tell which it was. */
 static int promised(int rc)
 {
@@ -71,7 +74,8 @@ static int read_environment(struct attachment *a, char *why)
 	const char *token = getenv(UVMM_ENV_TOKEN);
 
 	if (!path || !name || !token) {
-		snprintf(why, UVMM_TEXT_BYTES,
+		snprintf(why, UVMM_TEXT_BYTES, "%s", &uvmm_heap_is_guest_memory ?
+			 "this program's heap is its guest memory already: start it with `uvmm run --heap none`" :
 			 "this program is no guest: start it with `uvmm run -- PROGRAM`");
 		return -ENOENT;
 	}

@@ -11,6 +11,10 @@
 #define TICK_MS 250
 #define IDLE_TICK_MS 1000
 
+/* What the guest library looks for: it cannot have the memory as well. */
+__attribute__((visibility("default"))) extern const char uvmm_heap_is_guest_memory;
+const char uvmm_heap_is_guest_memory = 1;
+
 static struct agent the_agent;
 
 static int connect_agent(void *arg)

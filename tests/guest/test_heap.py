@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -120,6 +121,14 @@ def test_what_it_executes_is_a_guest_with_follow_alone(
     time.sleep(0.3)
     assert seen() == names
     assert guest.communicate("through cat\n") == ("through cat\n", "")
+
+
+def test_the_guest_library_says_that_the_heap_has_the_memory(served: Place) -> None:
+    # By a name that `uvmm run` does not see.
+    program = "import importlib; importlib.import_module('guest' + 'lib').attach()"
+    done = served.uvmm("run", "--", sys.executable, "-c", program)
+    assert done.returncode == 1
+    assert "start it with `uvmm run --heap none`" in done.stderr
 
 
 def test_what_cannot_be_is_refused_before_it_starts(served: Place, tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ typedef struct uvmm_guest uvmm_guest;
 
 /* Attaches the process and maps its memory; a second call gives the same guest.
  * The guest stays attached until the process ends.
- *   -ENOENT         not started by `uvmm run` (no UVMM_* in the environment)
+ *   -ENOENT         not started by `uvmm run` (no UVMM_* in the environment), or with
+ *                   the heap in guest memory: that is `uvmm run --heap none`
  *   -ECONNREFUSED   the daemon is gone
  *   -EACCES         the daemon does not know this process as that guest
  *   -EPROTO         the daemon speaks another version, or nonsense
