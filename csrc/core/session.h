@@ -86,7 +86,7 @@ void session_notice(struct uvmm_engine *e, const struct guest *g,
 		    enum uvmm_notice_kind kind, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
 
-/* --- between session.c and session_request.c -------------------------------- */
+/* --- between session.c, session_hello.c and session_request.c -------------------------------- */
 
 #define PACKET_FDS 4
 #define GUEST_CONNS_MAX 32
@@ -114,6 +114,8 @@ int packet_send(int fd, uint16_t type, uint32_t seq, int32_t status, const void 
 int packet_reply(int fd, uint32_t seq, int32_t status, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
 
+/* The first packet of a connection; false: close it. */
+bool session_hello(struct session *s, struct conn *c, const struct packet *p);
 /* Answers one request of a guest's CONTROL connection; false: close it. */
 bool session_request(struct uvmm_engine *e, struct conn *c, struct packet *p);
 
