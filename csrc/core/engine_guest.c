@@ -99,17 +99,18 @@ static bool is_mapping_gone(const struct guest *g)
 
 void engine_guest_left(struct uvmm_engine *e, struct guest *g, uint64_t id)
 {
-	bool left = false;
+	bool left = false, kin = false;
 
 	lock(&g->attach_lock);
 	if (g->id == id && atomic_load(&g->state) == GUEST_ATTACHED && is_mapping_gone(g)) {
 		detach(e, g);
 		left = !guest_empty(g);
+		kin = g->kin;
 	}
 	unlock(&g->attach_lock);
 	if (!left)
 		return;
-	if (g->kin && session_release_process(e, g, id)) {
+	if (kin && session_release_process(e, g, id)) {
 		engine_guest_ended(e, g);
 		return;
 	}
