@@ -121,8 +121,12 @@ static void accept_one(struct session *s)
  * memory that it had. */
 static void on_end(struct session *s, struct conn *c)
 {
-	if (c->kind == CONN_CONTROL)
+	if (c->kind == CONN_CONTROL) {
+		lock(&s->lock);
+		c->kind = CONN_CLOSED;
+		unlock(&s->lock);
 		engine_guest_left(s->engine, c->guest, c->guest_id);
+	}
 	drop(s, c);
 }
 
@@ -215,6 +219,20 @@ static void *worker_main(void *arg)
 	}
 }
 
+static struct conn *find_locked(const struct session *s, enum conn_kind kind, uint64_t id)
+{
+	struct conn *c = s->conns;
+
+	while (c && (c->kind != kind || !c->guest || c->guest_id != id))
+		c = c->next;
+	return c;
+}
+
+bool session_is_watched_locked(const struct session *s, uint64_t id)
+{
+	return find_locked(s, CONN_PROCESS, id);
+}
+
 int session_watch_process(struct uvmm_engine *e, struct guest *g)
 {
 	return add(e->session, g->pidfd, CONN_PROCESS, g);
@@ -223,18 +241,19 @@ int session_watch_process(struct uvmm_engine *e, struct guest *g)
 bool session_release_process(struct uvmm_engine *e, struct guest *g, uint64_t id)
 {
 	struct session *s = e->session;
-	struct conn *c;
+	struct conn *process;
 
 	lock(&s->lock);
-	for (c = s->conns; c; c = c->next)
-		if (c->kind == CONN_PROCESS && c->guest == g && c->guest_id == id)
-			break;
-	if (c) {
-		c->guest = NULL;
+	process = find_locked(s, CONN_PROCESS, id);
+	/* Its new image may be a guest again, and was quicker than we. */
+	if (find_locked(s, CONN_CONTROL, id))
+		process = NULL;
+	if (process) {
+		process->guest = NULL;
 		g->pidfd = -1;
 	}
 	unlock(&s->lock);
-	return c;
+	return process;
 }
 
 void session_guest_gone(struct uvmm_engine *e, const struct guest *g)

@@ -33,6 +33,7 @@ enum conn_kind {
 	CONN_LISTENER,
 	CONN_PENDING,           /* has not said HELLO */
 	CONN_CONTROL,
+	CONN_CLOSED,            /* was CONTROL, and the worker that has it closes it */
 	CONN_AGENT,
 	CONN_WATCH,
 	CONN_PROCESS,           /* fd is the guest's pidfd, ours only without a guest */
@@ -73,8 +74,9 @@ void session_free(struct uvmm_engine *e);
 
 /* Watches the process of a new guest. -ENOMEM, -ENOSPC */
 int session_watch_process(struct uvmm_engine *e, struct guest *g);
-/* The guest ends before its process, which is not watched any more: true, or it is
- * ending already. Its pidfd is the session's from now. */
+/* The guest ends before its process, which is not watched any more: true, and nobody
+ * can connect as that guest from now on. Its pidfd is the session's then. False if it
+ * is ending already, or its process has connected again. */
 bool session_release_process(struct uvmm_engine *e, struct guest *g, uint64_t id);
 /* The guest has gone: its connections end. */
 void session_guest_gone(struct uvmm_engine *e, const struct guest *g);
@@ -87,6 +89,9 @@ void session_notice(struct uvmm_engine *e, const struct guest *g,
 	__attribute__((format(printf, 4, 5)));
 
 /* --- between session.c, session_hello.c and session_request.c -------------------------------- */
+
+/* Whether the guest has not ended; under session.lock. */
+bool session_is_watched_locked(const struct session *s, uint64_t id);
 
 #define PACKET_FDS 4
 #define GUEST_CONNS_MAX 32

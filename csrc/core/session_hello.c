@@ -55,17 +55,22 @@ static unsigned count_conns_locked(const struct session *s, uint64_t id)
 static int bind_to(struct session *s, struct conn *c, uint32_t seq, enum conn_kind kind,
 		   struct guest *g, uint64_t id)
 {
-	bool room;
+	bool room, ended;
 
 	lock(&s->lock);
 	room = count_conns_locked(s, id) < GUEST_CONNS_MAX;
-	if (room) {
+	ended = !session_is_watched_locked(s, id);
+	if (room && !ended) {
 		s->pending--;
 		c->kind = kind;
 		c->guest = g;
 		c->guest_id = id;
 	}
 	unlock(&s->lock);
+	if (ended) {
+		packet_reply(c->fd, seq, -EAGAIN, "the guest that this process was has ended");
+		return -EAGAIN;
+	}
 	return room ? 0 : refuse(c, seq, "this guest has too many connections");
 }
 

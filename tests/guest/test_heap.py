@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -46,6 +47,20 @@ def test_they_are_where_memory_is_short(heap_check: str, mode: str) -> None:
         done = run([heap_check, mode], daemon=daemon)
     assert (done.returncode, done.stderr) == (0, b""), done.stdout
     assert taken.pages
+
+
+def test_an_image_may_follow_an_image_at_once() -> None:
+    chain = "for i in $(seq 150); do (exec env env env true) || echo bad $i; done; echo done"
+    with machine(ENOUGH) as daemon:
+        environment = {**os.environ, "UVMM_RUN_DIR": str(daemon.run_dir)}
+        loops = [
+            subprocess.Popen(
+                uvmm_argv(["bash", "-c", chain], follow=True), env=environment,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )
+            for _ in range(2)
+        ]
+        assert [loop.communicate(timeout=120)[0] for loop in loops] == [b"done\n"] * 2
 
 
 def test_who_uses_up_its_memory_gets_enomem(heap_check: str, served: Place) -> None:
