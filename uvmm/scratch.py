@@ -51,6 +51,7 @@ class GuestFigures(TypedDict):
     swapped_bytes: int
     far_bytes: int
     untouched_bytes: int
+    unmanaged_bytes: int
     max_bytes: int
     target_bytes: int
     faults: int
@@ -169,6 +170,14 @@ class Scratch:
         """Process id of the daemon."""
         return int((self.run_dir / "daemon.pid").read_text())
 
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which `uvmm` speaks to this daemon."""
+        return {**os.environ, "UVMM_RUN_DIR": str(self.run_dir)}
+
+    def command(self, *argv: str) -> list[str]:
+        """Return the command `uvmm ARGV...`, for that environment."""
+        return [str(Path(sys.executable).with_name("uvmm")), *argv]
+
     def run(
         self,
         argv: Sequence[str],
@@ -184,9 +193,9 @@ class Scratch:
         purpose alone, which then ends the guests in good order.
         """
         process = subprocess.Popen(
-            self._argv(["run", "--name", name, "--max", str(max_bytes), "--", *argv]),
+            self.command("run", "--name", name, "--max", str(max_bytes), "--", *argv),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**self._environment(), **(env or {})}, start_new_session=True,
+            env={**self.environment(), **(env or {})}, start_new_session=True,
         )
         self._launched.append(process)
         return process
@@ -235,12 +244,6 @@ class Scratch:
             elapsed_s=done["elapsed_seconds"],
         )
 
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, "UVMM_RUN_DIR": str(self.run_dir)}
-
-    def _argv(self, argv: Sequence[str]) -> list[str]:
-        return [str(Path(sys.executable).with_name("uvmm")), *argv]
-
     def _clean_up(self) -> None:
         with _uninterrupted():
             self._stop_daemon()
@@ -252,8 +255,8 @@ class Scratch:
 
     def _start_daemon(self, argv: Sequence[str]) -> None:
         up = subprocess.Popen(
-            self._argv(argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, env=self._environment(), start_new_session=True,
+            self.command(*argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, env=self.environment(), start_new_session=True,
         )
         try:
             complaint = up.communicate(timeout=UP_WAIT_S)[1].strip()
@@ -273,7 +276,7 @@ class Scratch:
             return
         with suppress(subprocess.TimeoutExpired):
             subprocess.run(
-                self._argv(["down"]), env=self._environment(), check=False,
+                self.command("down"), env=self.environment(), check=False,
                 capture_output=True, timeout=DOWN_WAIT_S,
             )
         until = time.monotonic() + DOWN_WAIT_S

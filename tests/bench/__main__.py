@@ -12,9 +12,10 @@ from typing import Any
 
 from uvmm.scratch import terminable
 
-from . import faults, table
+from . import table as layout
 from .figures import NotMeasured
 from .stage import say
+from .tables import TABLES, measure
 from .undo import BenchError
 
 INTERRUPTED = 130
@@ -23,15 +24,14 @@ INTERRUPTED = 130
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     tables = parser.add_subparsers(dest="table", required=True, metavar="TABLE")
-    of_faults = tables.add_parser(
-        "faults", help="memory of one guest, in and out, against its peers"
-    )
-    of_faults.add_argument("--quick", action="store_true", help="under a minute, more spread")
-    of_faults.add_argument("--json", action="store_true", help="for a program to read")
-    of_faults.add_argument(
-        "--only", action="append", default=[], choices=list(faults.ROWS), metavar="ROW",
-        help=f"measure this row only; may be repeated: {', '.join(faults.ROWS)}",
-    )
+    for name, table in TABLES.items():
+        of_table = tables.add_parser(name, help=table.about)
+        of_table.add_argument("--quick", action="store_true", help="sooner, more spread")
+        of_table.add_argument("--json", action="store_true", help="for a program to read")
+        of_table.add_argument(
+            "--only", action="append", default=[], choices=list(table.rows), metavar="ROW",
+            help=f"measure this row only; may be repeated: {', '.join(table.rows)}",
+        )
     return parser.parse_args()
 
 
@@ -46,15 +46,15 @@ def _machine() -> dict[str, Any]:
 def _bench() -> int:
     arguments = _arguments()
     machine = _machine()
-    found = faults.measure(quick=arguments.quick, only=arguments.only)
+    found = measure(TABLES[arguments.table], quick=arguments.quick, only=arguments.only)
     if arguments.json:
-        print(json.dumps({"machine": machine, "rows": table.as_json(found)}, indent=2))
+        print(json.dumps({"machine": machine, "rows": layout.as_json(found)}, indent=2))
     else:
         print(
             f"Linux {machine['kernel']}, {machine['cpus']} CPUs, load {machine['load']} before;"
             " swap files on a tmpfs"
         )
-        print(table.as_text(found))
+        print(layout.as_text(found))
     return 1 if any(isinstance(row, NotMeasured) for row in found) else 0
 
 
