@@ -90,14 +90,16 @@ def test_what_is_freed_goes_back(heap_check: str) -> None:
         assert guest.wait(10) == 0
 
 
-def test_most_of_its_memory_is_managed(served: Place) -> None:
-    program = "x = [str(i) * 10 for i in range(300000)]; print(len(x), flush=True); input()"
+@pytest.mark.parametrize("program", ["python", "arenas"])
+def test_most_of_its_memory_is_managed(heap_check: str, served: Place, program: str) -> None:
+    code = "x = [str(i) * 10 for i in range(300000)]; print('grown', flush=True); input()"
+    argv = ["/usr/bin/python3", "-c", code] if program == "python" else [heap_check, "arenas"]
     guest = subprocess.Popen(
-        [UVMM, "run", "--name", "a", "--", "/usr/bin/python3", "-c", program],
+        [UVMM, "run", "--name", "a", "--", *argv],
         env=served.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )
     assert guest.stdout is not None
-    assert guest.stdout.readline() == "300000\n"
+    assert guest.stdout.readline() == "grown\n"
     figures = json.loads(served.uvmm("ps", "--json").stdout)[0]
     managed = figures["resident_bytes"] + figures["swapped_bytes"]
     guest.communicate("\n")
