@@ -98,11 +98,25 @@ static void *churn(void *arg)
 	return NULL;
 }
 
+/* Also far beyond large pages. */
+static void check_alignment(void)
+{
+	size_t align;
+	void *at;
+
+	for (align = 64; align <= 64 * MIB; align *= 2) {
+		CHECK(!posix_memalign(&at, align, align / 2 + 5000));
+		CHECK((uintptr_t)at % align == 0 && memset(at, 1, PAGE));
+		free(at);
+	}
+}
+
 static void mode_malloc(void)
 {
 	pthread_t thread[4];
 	uintptr_t i;
 
+	check_alignment();
 	for (i = 0; i < 4; i++)
 		CHECK(!pthread_create(&thread[i], NULL, churn, (void *)(i + 1)));
 	for (i = 0; i < 4; i++)
