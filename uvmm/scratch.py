@@ -145,6 +145,8 @@ class Scratch:
         """
         base = "/run" if os.access("/run", os.W_OK) else tempfile.gettempdir()
         self.run_dir = Path(tempfile.mkdtemp(prefix=f"uvmm-{self._purpose}-", dir=base))
+        # Guests of other users have to get through.
+        self.run_dir.chmod(0o711)
         self.swap_file = self._swap_dir / f"{self.run_dir.name}.swap"
         argv = ["up", "--memory", str(self._memory_bytes),
                 "--swap", str(self.swap_file), "--swap-size", str(self._swap_bytes)]

@@ -166,22 +166,31 @@ int attach_ask(struct attachment *a, struct rpc_call *call, char why[UVMM_TEXT_B
 
 /* --- memory ----------------------------------------------------------------- */
 
-/* Addresses for the memory, on a boundary of large pages. */
+/* Addresses for the memory, at a multiple of its size or more: so a block that is aligned
+ * in it is so in the process, too. */
 static int reserve(size_t bytes, char **out, char *why)
 {
-	uintptr_t at, base;
+	uintptr_t align = UVMM_CHUNK_SIZE, at;
 	void *room;
 
-	room = mmap(NULL, bytes + UVMM_CHUNK_SIZE, PROT_NONE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	while (align < bytes)
+		align *= 2;
+	room = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (room == MAP_FAILED)
 		return fail(why, -errno, "cannot reserve addresses for guest memory");
-	at = (uintptr_t)room;
-	base = (at + UVMM_CHUNK_SIZE - 1) / UVMM_CHUNK_SIZE * UVMM_CHUNK_SIZE;
-	if (base > at)
-		munmap(room, base - at);
-	munmap((void *)(base + bytes), at + UVMM_CHUNK_SIZE - base);
-	*out = (char *)base;
+	munmap(room, bytes);
+	/* The kernel gives the highest that are free: what is below mostly is, too. */
+	for (at = (uintptr_t)room / align * align; at; at -= align) {
+		room = mmap((void *)at, bytes, PROT_NONE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
+			    -1, 0);
+		if (room != MAP_FAILED || errno != EEXIST)
+			break;
+	}
+	if (!at || room == MAP_FAILED)
+		return fail(why, at ? -errno : -ENOMEM,
+			    "cannot reserve addresses for guest memory");
+	*out = room;
 	return 0;
 }
 

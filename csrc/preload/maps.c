@@ -51,9 +51,9 @@ static int status(int rc)
 
 /* --- mmap ------------------------------------------------------------------- */
 
-static bool is_for_guest(size_t bytes, int prot, int flags)
+static bool is_for_guest(size_t bytes, size_t least, int prot, int flags)
 {
-	if (!is_anonymous(flags) || flags & FOREIGN || bytes < LEAST_BYTES ||
+	if (!is_anonymous(flags) || flags & FOREIGN || bytes < least ||
 	    prot & ~(PROT_READ | PROT_WRITE | PROT_EXEC))
 		return false;
 	if (!space_open())
@@ -100,7 +100,7 @@ EXPORT void *mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t off
 	size_t clipped;
 	char *from;
 
-	if (is_for_guest(bytes, prot, flags))
+	if (is_for_guest(bytes, LEAST_BYTES, prot, flags))
 		return answer(map_fresh(bytes, prot, flags));
 	if (flags & FIXED && is_place(at) && bytes &&
 	    space_clip(at, pages_of(bytes), &from, &clipped))
@@ -110,6 +110,17 @@ EXPORT void *mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t off
 
 EXPORT void *mmap64(void *at, size_t bytes, int prot, int flags, int fd, off_t off)
 	__attribute__((alias("mmap")));
+
+/* What the linker makes of jemalloc's mmap() (--wrap). A thread's new arena takes its
+ * extents by it until it has its hooks: the program's heap, however short they are. */
+void *__wrap_mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t off);
+
+void *__wrap_mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t off)
+{
+	if (is_for_guest(bytes, UVMM_PAGE_SIZE, prot, flags))
+		return answer(map_fresh(bytes, prot, flags));
+	return mmap(at, bytes, prot, flags, fd, off);
+}
 
 /* --- munmap, mprotect, madvise ---------------------------------------------- */
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -66,11 +67,19 @@ def reclaiming(daemon: Scratch) -> Iterator[Taken]:
 
 
 def uvmm_argv(
-    argv: Sequence[str], *, max_bytes: int = MAX_BYTES, follow: bool = False
+    argv: Sequence[str],
+    *,
+    max_bytes: int = MAX_BYTES,
+    follow: bool = False,
+    user: str | None = None,
 ) -> list[str]:
     """Return the command that runs *argv* as a guest."""
     uvmm = str(Path(sys.executable).with_name("uvmm"))
-    options = ["--max", str(max_bytes), *(["--follow"] if follow else [])]
+    options = ["--max", str(max_bytes)]
+    if follow:
+        options.append("--follow")
+    if user is not None:
+        options += ["--user", user]
     return [uvmm, "run", *options, "--", *argv]
 
 
@@ -90,3 +99,16 @@ def run(
         argv, stdin=subprocess.DEVNULL, capture_output=True, env=environment, cwd=cwd,
         timeout=PROGRAM_S, check=False,
     )
+
+
+def check(
+    argv: Sequence[str], guests_bytes: int, *, cwd: Path | None = None, follow: bool = False
+) -> None:
+    """Run it without and with uvmm, and compare all that it says."""
+    plain = run(argv, cwd=cwd)
+    assert plain.returncode == 0, plain.stderr
+    with machine(guests_bytes) as daemon, reclaiming(daemon) as taken:
+        done = run(argv, daemon=daemon, cwd=cwd, follow=follow)
+    assert done.returncode == 0, done.stderr
+    assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(plain.stdout).digest()
+    assert taken.rounds

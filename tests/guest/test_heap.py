@@ -16,6 +16,7 @@ from tests.guest.conftest import UVMM, Place, wait_for
 from tests.guest.reclaiming import machine, reclaiming, run, uvmm_argv
 
 SOURCE = Path(__file__).with_name("programs") / "heap_check.c"
+PLUGINS = SOURCE.with_name("plugin_check.c")
 ENOUGH = 256 << 20
 TIGHT = 24 << 20
 
@@ -47,6 +48,23 @@ def test_they_are_where_memory_is_short(heap_check: str, mode: str) -> None:
         done = run([heap_check, mode], daemon=daemon)
     assert (done.returncode, done.stderr) == (0, b""), done.stdout
     assert taken.pages
+
+
+def test_plugins_and_the_program_have_one_heap(tmp_path: Path) -> None:
+    inner, plugin, program = tmp_path / "inner", tmp_path / "plugin.so", tmp_path / "program"
+    inner.mkdir()
+    shared = ["gcc", "-shared", "-fPIC"]
+    found = "-Wl,--enable-new-dtags,-rpath,$ORIGIN/inner"
+    for argv in (
+        [*shared, "-DINNER", "-o", str(inner / "libinner.so")],
+        [*shared, "-DPLUGIN", found, "-o", str(plugin)],
+        ["gcc", "-o", str(program)],
+    ):
+        subprocess.run([*argv, str(PLUGINS)], check=True)
+    assert run([str(program), str(plugin)]).stdout == b"ok\n"
+    with machine(ENOUGH) as daemon:
+        done = run([str(program), str(plugin)], daemon=daemon)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"ok\n", b"")
 
 
 def test_an_image_may_follow_an_image_at_once() -> None:
@@ -90,14 +108,16 @@ def test_what_is_freed_goes_back(heap_check: str) -> None:
         assert guest.wait(10) == 0
 
 
-def test_most_of_its_memory_is_managed(served: Place) -> None:
-    program = "x = [str(i) * 10 for i in range(300000)]; print(len(x), flush=True); input()"
+@pytest.mark.parametrize("program", ["python", "arenas"])
+def test_most_of_its_memory_is_managed(heap_check: str, served: Place, program: str) -> None:
+    code = "x = [str(i) * 10 for i in range(300000)]; print('grown', flush=True); input()"
+    argv = ["/usr/bin/python3", "-c", code] if program == "python" else [heap_check, "arenas"]
     guest = subprocess.Popen(
-        [UVMM, "run", "--name", "a", "--", "/usr/bin/python3", "-c", program],
+        [UVMM, "run", "--name", "a", "--", *argv],
         env=served.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )
     assert guest.stdout is not None
-    assert guest.stdout.readline() == "300000\n"
+    assert guest.stdout.readline() == "grown\n"
     figures = json.loads(served.uvmm("ps", "--json").stdout)[0]
     managed = figures["resident_bytes"] + figures["swapped_bytes"]
     guest.communicate("\n")

@@ -8,7 +8,6 @@ memory again and again.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import re
@@ -24,10 +23,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.guest.conftest import wait_for
-from tests.guest.reclaiming import machine, reclaiming, run, uvmm_argv
+from tests.guest.reclaiming import check, machine, reclaiming, run, uvmm_argv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from uvmm.scratch import Scratch
 
@@ -78,19 +77,6 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     words = random.Random(1)
     path.write_text("".join(f"{words.getrandbits(64):x} {i}\n" for i in range(350_000)))
     return str(path)
-
-
-def check(
-    argv: Sequence[str], guests_bytes: int, *, cwd: Path | None = None, follow: bool = False
-) -> None:
-    """Run it without and with uvmm, and compare all that it says."""
-    plain = run(argv, cwd=cwd)
-    assert plain.returncode == 0, plain.stderr
-    with machine(guests_bytes) as daemon, reclaiming(daemon) as taken:
-        done = run(argv, daemon=daemon, cwd=cwd, follow=follow)
-    assert done.returncode == 0, done.stderr
-    assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(plain.stdout).digest()
-    assert taken.rounds
 
 
 def test_sort(text: str) -> None:

@@ -23,7 +23,9 @@ STUBS = {
     "python3": """
         case "$*" in
         "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
-        "-m pip install"*) touch .venv/bin/uvmm && chmod 755 .venv/bin/uvmm ;;
+        "-m pip install"*)
+            echo "$*" >>build/installed
+            touch .venv/bin/uvmm && chmod 755 .venv/bin/uvmm ;;
         --version) echo Python 3.11 ;;
         esac""",
 }
@@ -46,9 +48,9 @@ def checkout() -> Iterator[Path]:
         shutil.rmtree(there)
 
 
-def set_up(checkout: Path, user: int = 0) -> subprocess.CompletedProcess[str]:
+def set_up(checkout: Path, *mode: str, user: int = 0) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [checkout / "bin/setup-env"], capture_output=True, text=True, check=False,
+        [checkout / "bin/setup-env", *mode], capture_output=True, text=True, check=False,
         env={"PATH": f"{checkout}/stubs:/usr/bin:/bin"}, timeout=60, user=user, group=user,
     )
 
@@ -63,16 +65,23 @@ def test_it_does_what_is_to_be_done_once(checkout: Path) -> None:
     assert made.read_text() == "made\n" * 2
 
 
+def test_all_is_more_and_serves_those_who_need_less(checkout: Path) -> None:
+    for mode in ([], ["--all"], [], ["--tests"], ["--all"]):
+        assert set_up(checkout, *mode).returncode == 0
+    installed = (checkout / "build/installed").read_text().split()
+    assert [word for word in installed if word.startswith(".[")] == [".[test]", ".[test,all]"]
+
+
 def test_who_may_not_write_may_use_what_is_in_place(checkout: Path) -> None:
-    refused = set_up(checkout, NOBODY)
+    refused = set_up(checkout, user=NOBODY)
     assert refused.returncode == 1
     assert "have its owner run bin/setup-env" in refused.stderr
     assert set_up(checkout).returncode == 0
     # Their python3 may be another one than that which all was made with.
     (checkout / "stubs/python3").write_text("#!/bin/sh\necho Python 3.12\n")
-    done = set_up(checkout, NOBODY)
+    done = set_up(checkout, user=NOBODY)
     assert (done.returncode, done.stderr) == (0, "")
     (checkout / "csrc/a.c").write_text("changed")
-    refused = set_up(checkout, NOBODY)
+    refused = set_up(checkout, user=NOBODY)
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1

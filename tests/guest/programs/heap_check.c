@@ -98,11 +98,25 @@ static void *churn(void *arg)
 	return NULL;
 }
 
+/* Also far beyond large pages. */
+static void check_alignment(void)
+{
+	size_t align;
+	void *at;
+
+	for (align = 64; align <= 64 * MIB; align *= 2) {
+		CHECK(!posix_memalign(&at, align, align / 2 + 5000));
+		CHECK((uintptr_t)at % align == 0 && memset(at, 1, PAGE));
+		free(at);
+	}
+}
+
 static void mode_malloc(void)
 {
 	pthread_t thread[4];
 	uintptr_t i;
 
+	check_alignment();
 	for (i = 0; i < 4; i++)
 		CHECK(!pthread_create(&thread[i], NULL, churn, (void *)(i + 1)));
 	for (i = 0; i < 4; i++)
@@ -373,6 +387,32 @@ static void mode_shrink(void)
 	getchar();
 }
 
+static void *fill(void *unused)
+{
+	enum { BLOCKS = 12000 };
+	size_t i;
+
+	(void)unused;
+	for (i = 0; i < BLOCKS; i++)
+		CHECK(memset(malloc(i % 4000), 1, i % 4000));
+	return NULL;
+}
+
+/* Threads that grow at once, each in an arena that it finds empty; waits. */
+static void mode_arenas(void)
+{
+	pthread_t thread[6];
+	int i;
+
+	for (i = 0; i < 6; i++)
+		CHECK(!pthread_create(&thread[i], NULL, fill, NULL));
+	for (i = 0; i < 6; i++)
+		CHECK(!pthread_join(thread[i], NULL));
+	puts("grown");
+	fflush(stdout);
+	getchar();
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -380,6 +420,7 @@ static const struct {
 	{ "malloc", mode_malloc }, { "mmap", mode_mmap },     { "fork", mode_fork },
 	{ "start", mode_start },   { "daemon", mode_daemon }, { "exhaust", mode_exhaust },
 	{ "shrink", mode_shrink },   { "pieces", mode_pieces },
+	{ "arenas", mode_arenas },
 };
 
 int main(int argc, char **argv)
