@@ -30,7 +30,9 @@ def heap_check(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(program)
 
 
-@pytest.mark.parametrize("mode", ["malloc", "mmap", "pieces", "fork", "start", "daemon"])
+@pytest.mark.parametrize(
+    "mode", ["malloc", "mmap", "pieces", "fork", "start", "stack", "daemon"]
+)
 def test_memory_and_processes_are_as_ever(heap_check: str, mode: str) -> None:
     plain = run([heap_check, mode])
     assert plain.returncode == 0, plain.stdout
