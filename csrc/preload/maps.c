@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "locked.h"
 #include "raw.h"
 #include "space.h"
 
@@ -70,7 +71,7 @@ static void *map_fresh(size_t bytes, int prot, int flags)
 	if (!at)
 		return (void *)-ENOMEM;
 	if (flags & MAP_LOCKED)
-		raw_call(SYS_mlock, (long)at, (long)bytes, 0, 0, 0, 0);
+		mlock(at, bytes);
 	return at;
 }
 
@@ -86,6 +87,7 @@ static void *map_over(void *at, size_t bytes, int prot, int flags, int fd, off_t
 	space_clip(at, all, &from, &clipped);
 	if (!(flags & MAP_FIXED))
 		return (void *)-EEXIST;
+	locked_remove(from, clipped);
 	if (clipped == all && is_anonymous(flags) && !(flags & (MAP_HUGETLB | MAP_GROWSDOWN)) &&
 	    !space_take_again(from, clipped, prot))
 		return at;
@@ -168,7 +170,6 @@ static bool is_taken_over(int advice)
 static bool is_ignored(int advice)
 {
 	return advice == MADV_DOFORK || advice == MADV_DONTFORK ||
-	       advice == MADV_WIPEONFORK || advice == MADV_KEEPONFORK ||
 	       advice == MADV_MERGEABLE || advice == MADV_UNMERGEABLE ||
 	       advice == MADV_HUGEPAGE;
 }
