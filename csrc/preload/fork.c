@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "image.h"
+#include "locked.h"
 #include "raw.h"
 #include "space.h"
 
@@ -299,6 +300,7 @@ static void in_child(void)
 		become_guest();
 	release_fault();
 	physmem_thaw(&the_space.physmem, true);
+	locked_forked();
 	image_forked();
 }
 

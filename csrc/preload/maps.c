@@ -2,18 +2,18 @@
  * mmap(2) and its kin, with private anonymous mappings in guest memory. A call that
  * has nothing to do with those goes to the kernel as it is.
  *
- *   Left to the kernel, and so no guest memory: mappings of files, shared ones, under
- *   64 KiB, at a fixed place outside guest memory, on huge pages, that grow down,
- *   and reservations (no access) of more than a quarter of guest memory. */
+ *   Left to the kernel, and so no guest memory: mappings of files, shared ones, at a
+ *   fixed place outside guest memory, on huge pages, that grow down, and reservations
+ *   (no access) of more than a quarter of guest memory. */
 #include <errno.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "locked.h"
 #include "raw.h"
 #include "space.h"
 
-#define LEAST_BYTES (64u << 10)
 #define EXPORT __attribute__((visibility("default")))
 #define FIXED (MAP_FIXED | MAP_FIXED_NOREPLACE)
 #define FOREIGN (FIXED | MAP_HUGETLB | MAP_GROWSDOWN | MAP_32BIT)
@@ -51,9 +51,9 @@ static int status(int rc)
 
 /* --- mmap ------------------------------------------------------------------- */
 
-static bool is_for_guest(size_t bytes, size_t least, int prot, int flags)
+static bool is_for_guest(size_t bytes, int prot, int flags)
 {
-	if (!is_anonymous(flags) || flags & FOREIGN || bytes < least ||
+	if (!is_anonymous(flags) || flags & FOREIGN || !bytes ||
 	    prot & ~(PROT_READ | PROT_WRITE | PROT_EXEC))
 		return false;
 	if (!space_open())
@@ -70,7 +70,7 @@ static void *map_fresh(size_t bytes, int prot, int flags)
 	if (!at)
 		return (void *)-ENOMEM;
 	if (flags & MAP_LOCKED)
-		raw_call(SYS_mlock, (long)at, (long)bytes, 0, 0, 0, 0);
+		mlock(at, bytes);
 	return at;
 }
 
@@ -86,6 +86,7 @@ static void *map_over(void *at, size_t bytes, int prot, int flags, int fd, off_t
 	space_clip(at, all, &from, &clipped);
 	if (!(flags & MAP_FIXED))
 		return (void *)-EEXIST;
+	locked_remove(from, clipped);
 	if (clipped == all && is_anonymous(flags) && !(flags & (MAP_HUGETLB | MAP_GROWSDOWN)) &&
 	    !space_take_again(from, clipped, prot))
 		return at;
@@ -100,7 +101,7 @@ EXPORT void *mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t off
 	size_t clipped;
 	char *from;
 
-	if (is_for_guest(bytes, LEAST_BYTES, prot, flags))
+	if (is_for_guest(bytes, prot, flags))
 		return answer(map_fresh(bytes, prot, flags));
 	if (flags & FIXED && is_place(at) && bytes &&
 	    space_clip(at, pages_of(bytes), &from, &clipped))
@@ -110,17 +111,6 @@ EXPORT void *mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t off
 
 EXPORT void *mmap64(void *at, size_t bytes, int prot, int flags, int fd, off_t off)
 	__attribute__((alias("mmap")));
-
-/* What the linker makes of jemalloc's mmap() (--wrap). A thread's new arena takes its
- * extents by it until it has its hooks: the program's heap, however short they are. */
-void *__wrap_mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t off);
-
-void *__wrap_mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t off)
-{
-	if (is_for_guest(bytes, UVMM_PAGE_SIZE, prot, flags))
-		return answer(map_fresh(bytes, prot, flags));
-	return mmap(at, bytes, prot, flags, fd, off);
-}
 
 /* --- munmap, mprotect, madvise ---------------------------------------------- */
 
@@ -168,7 +158,6 @@ static bool is_taken_over(int advice)
 static bool is_ignored(int advice)
 {
 	return advice == MADV_DOFORK || advice == MADV_DONTFORK ||
-	       advice == MADV_WIPEONFORK || advice == MADV_KEEPONFORK ||
 	       advice == MADV_MERGEABLE || advice == MADV_UNMERGEABLE;
 }
 

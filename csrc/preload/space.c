@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "locked.h"
 #include "raw.h"
 
 #define EXIT_NO_GUEST 125
@@ -312,6 +313,7 @@ void space_give(void *at, size_t bytes)
 {
 	uint64_t page = page_at(at), end = page + bytes / UVMM_PAGE_SIZE, n;
 
+	locked_remove(at, bytes);
 	if (are_usual(at, bytes)) {
 		physmem_give(&the_space.physmem, page, end - page);
 		atomic_store(&the_space.given, true);

@@ -9,11 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.guest.conftest import UVMM, Place, wait_for
 from tests.guest.reclaiming import machine, reclaiming, run, uvmm_argv
+
+if TYPE_CHECKING:
+    from uvmm.scratch import Scratch
 
 SOURCE = Path(__file__).with_name("programs") / "heap_check.c"
 PLUGINS = SOURCE.with_name("plugin_check.c")
@@ -108,6 +112,23 @@ def test_what_is_freed_goes_back(heap_check: str) -> None:
         guest.stdin.write("\n")
         guest.stdin.flush()
         assert guest.wait(10) == 0
+
+
+def test_what_is_locked_is_never_stored(heap_check: str, scratch: Scratch) -> None:
+    guest = scratch.run([heap_check, "locked"], name="a", max_bytes=64 << 20)
+    assert guest.stdin is not None
+    assert guest.stdout is not None
+    assert guest.stdout.readline() == "locked\n"
+    assert scratch.figures()["guests"][0]["resident_bytes"] < 8 << 20
+    scratch.reclaim("a", 100)
+    stored = scratch.swap_file.read_bytes()
+    assert (b"locked secret" in stored, b"free secret" in stored) == (False, True)
+    guest.stdin.write("\n")
+    guest.stdin.flush()
+    assert guest.stdout.readline() == "unlocked\n"
+    scratch.reclaim("a", 100)
+    assert b"locked secret" in scratch.swap_file.read_bytes()
+    assert guest.communicate("\n")[0] == "locked: ok\n"
 
 
 @pytest.mark.parametrize("program", ["python", "arenas"])

@@ -277,11 +277,14 @@ static void *idle(void *arg)
 static void mode_fork(void)
 {
 	unsigned char *a = malloc(3 * MIB), *hidden = map(MIB, PROT_READ | PROT_WRITE);
+	unsigned char *secret = map(MIB, PROT_READ | PROT_WRITE);
+	int is_wiped = !madvise(secret, MIB, MADV_WIPEONFORK);
 	pthread_t thread;
 	pid_t pid;
 	FILE *f = tmpfile();
 
 	memset(hidden, 5, MIB);
+	memset(secret, 6, MIB);
 	CHECK(!mprotect(hidden, MIB, PROT_NONE));
 	memset(a, 0, 3 * MIB);
 	fork_down(a, 3 * MIB, 0);
@@ -292,6 +295,7 @@ static void mode_fork(void)
 	pid = fork();
 	if (!pid) {
 		CHECK(!mprotect(hidden, MIB, PROT_READ) && holds(hidden, MIB, 5));
+		CHECK(holds(secret, MIB, is_wiped ? 0 : 6));
 		execlp("sh", "sh", "-c", "exit 7", NULL);
 		_exit(1);
 	}
@@ -433,6 +437,29 @@ static void mode_arenas(void)
 	getchar();
 }
 
+/* Two places with words of their own; one is locked at first. */
+static void mode_locked(void)
+{
+	unsigned char *a = map(2 * MIB, PROT_READ | PROT_WRITE);
+	int i;
+
+	CHECK(!mlockall(MCL_CURRENT | MCL_FUTURE) && !munlockall());
+	CHECK(!mlock(a + 5, MIB - 10) && !mlock(a, MIB));
+	for (i = 0; i < 2 * (int)MIB; i += 32)
+		sprintf((char *)a + i, "%s secret %d", i < (int)MIB ? "locked" : "free", i);
+	puts("locked");
+	fflush(stdout);
+	getchar();
+	CHECK(!munlock(a + MIB / 2, 1) && !munlock(a, MIB));
+	CHECK(!mlock(a, MIB) && !munmap(a, MIB));
+	a = map(MIB, PROT_READ | PROT_WRITE);
+	for (i = 0; i < (int)MIB; i += 32)
+		sprintf((char *)a + i, "locked secret %d", i);
+	puts("unlocked");
+	fflush(stdout);
+	getchar();
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -440,8 +467,8 @@ static const struct {
 	{ "malloc", mode_malloc }, { "mmap", mode_mmap },     { "fork", mode_fork },
 	{ "start", mode_start },   { "daemon", mode_daemon }, { "exhaust", mode_exhaust },
 	{ "shrink", mode_shrink },   { "pieces", mode_pieces },
+	{ "arenas", mode_arenas },   { "locked", mode_locked },
 	{ "stack", mode_stack },
-	{ "arenas", mode_arenas },
 };
 
 int main(int argc, char **argv)
