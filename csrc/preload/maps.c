@@ -4,7 +4,7 @@
  *
  *   Left to the kernel, and so no guest memory: mappings of files, shared ones, at a
  *   fixed place outside guest memory, on huge pages, that grow down, and reservations
- *   (no access) of more than a quarter of guest memory. */
+ *   (no access) of more than half of the guest memory that is free. */
 #include <errno.h>
 #include <stdarg.h>
 #include <string.h>
@@ -59,7 +59,7 @@ static bool is_for_guest(size_t bytes, int prot, int flags)
 	if (!space_open())
 		return false;
 	return prot != PROT_NONE ||
-	       bytes / UVMM_PAGE_SIZE <= the_space.attachment.pages / 4;
+	       bytes / UVMM_PAGE_SIZE <= physmem_free_pages(&the_space.physmem) / 2;
 }
 
 static void *map_fresh(size_t bytes, int prot, int flags)
@@ -101,8 +101,13 @@ EXPORT void *mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t off
 	size_t clipped;
 	char *from;
 
-	if (is_for_guest(bytes, prot, flags))
-		return answer(map_fresh(bytes, prot, flags));
+	if (is_for_guest(bytes, prot, flags)) {
+		void *got = map_fresh(bytes, prot, flags);
+
+		/* In one piece there may be less than is free. */
+		if (!raw_failed(got) || prot != PROT_NONE)
+			return answer(got);
+	}
 	if (flags & FIXED && is_place(at) && bytes &&
 	    space_clip(at, pages_of(bytes), &from, &clipped))
 		return answer(map_over(at, bytes, prot, flags, fd, off));
