@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
+import click
 import typer
 
 from uvmm.errors import BadInputError, UvmmError
@@ -48,9 +49,8 @@ def main() -> NoReturn:
         status = app(standalone_mode=False)
     except UvmmError as error:
         _fail(str(error), error.exit_code)
-    except typer.TyperException as error:
-        told = getattr(error, "format_message", None)
-        _fail(told() if told else str(error), 2)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:

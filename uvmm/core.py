@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GUESTS_MAX: int = lib.UVMM_GUESTS_MAX
+PAGE_BYTES = 4096
 _NO_GROUP = 0xFFFFFFFF
 _TIERS = {"swap": lib.UVMM_TIER_SWAP}
 _VIA = ("fuse", "descriptor")
@@ -97,6 +98,22 @@ class Event:
     kind: EventKind
     pid: int
     text: str
+
+
+def page_hash(page: bytes) -> tuple[int, int]:
+    """
+    Return the hash by which the content of a page is found.
+
+    It is what `mmh3.hash64(page, x64arch=True, signed=False)` gives.
+
+    Raises:
+        ValueError: If it is not a page of 4096 bytes.
+    """
+    if len(page) != PAGE_BYTES:
+        raise ValueError(f"a page has {PAGE_BYTES} bytes, got {len(page)}")
+    found = ffi.new("uint64_t[2]")
+    lib.uvmm_page_hash(ffi.from_buffer(page), found)
+    return int(found[0]), int(found[1])
 
 
 class Engine:

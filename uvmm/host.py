@@ -15,6 +15,7 @@ from uvmm.errors import BadInputError
 from uvmm.units import shown
 
 SHMEM_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+LARGE_KIB, MIDDLE_KIB = 2048, 64  # sizes of pages
 _ESCAPED = re.compile(rb"\\([0-3][0-7]{2})")  # a byte of a path in /proc/PID/mountinfo
 
 
@@ -144,6 +145,17 @@ def mounts_below(directory: Path) -> list[Path]:
         if directory in point.parents:
             points.append(point)
     return sorted(points, key=lambda point: len(point.parts), reverse=True)
+
+
+def shmem_setting(kib: int) -> Path:
+    """Return the setting of shared memory for pages of that size."""
+    return SHMEM_ENABLED.with_name(f"hugepages-{kib}kB") / SHMEM_ENABLED.name
+
+
+def shmem_word(setting: Path) -> str:
+    """Return what such a setting comes to: that of all sizes if it inherits it."""
+    word = chosen_word(setting)
+    return chosen_word(SHMEM_ENABLED) if word == "inherit" else word
 
 
 def chosen_word(setting: Path) -> str:

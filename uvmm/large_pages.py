@@ -1,37 +1,74 @@
 # SPDX-License-Identifier: MIT
 """
-Large pages in mappings of the memory filesystem: a setting of the whole machine,
+Large and middle-sized pages in guests' memory: settings of the whole machine,
 shared by all daemons that serve.
 
-Each holds a shared lock on one file, the book, in which the setting's former word
-is. Whoever can have the lock alone is the first or the last: the first changes the
-setting, the last puts the word back. A killed daemon's lock is gone with it, and
-its word stays in the book for the next one.
+Guest memory is anonymous shared memory to the kernel, which has a setting for each
+size of page. Large ones (2 MiB) come where a program advises them, middle-sized ones
+(64 KiB) elsewhere: they cost a third of the time of small ones at first touch, and
+unlike large ones they are there when the machine's memory is in pieces.
+
+For each setting a daemon holds a shared lock on a file, the book, in which the
+setting's former word is. Whoever can have the lock alone is the first or the last:
+the first changes the setting, the last puts the word back. A killed daemon's lock
+is gone with it, and its word stays in the book for the next one.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uvmm import host
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-BOOK = Path("/run/uvmm-large-pages.lock")
-_OFF, _ON = "never", "advise"
+_OFF, _INHERIT = "never", "inherit"
 _WORD_BYTES = 64
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One setting, what it is to be if it is off, and its book."""
+
+    path: Path
+    on: str
+    book: Path
+
+
+def settings() -> list[Setting]:
+    """Return those that this kernel has."""
+    books = Path("/run")
+    if not host.shmem_setting(host.LARGE_KIB).exists():
+        return [
+            Setting(path=host.SHMEM_ENABLED, on="advise", book=books / "uvmm-pages.lock")
+        ]
+    return [
+        Setting(
+            path=host.shmem_setting(kib), on=on, book=books / f"uvmm-pages-{kib}k.lock"
+        )
+        for kib, on in ((host.LARGE_KIB, "advise"), (host.MIDDLE_KIB, "always"))
+    ]
+
+
 @contextmanager
-def allowed(setting: Path = host.SHMEM_ENABLED, book: Path = BOOK) -> Iterator[None]:
-    """Have large pages while the block runs, if the machine lets us."""
+def allowed(wanted: Sequence[Setting] | None = None) -> Iterator[None]:
+    """Have all sizes of pages while the block runs, as far as the machine lets us."""
+    with ExitStack() as held:
+        for setting in settings() if wanted is None else wanted:
+            held.enter_context(_allowed(setting))
+        yield
+
+
+@contextmanager
+def _allowed(setting: Setting) -> Iterator[None]:
     try:
-        held = _join(setting, book)
+        held = _join(setting)
     except OSError:
         # Small pages do, too; the doctor tells what they cost.
         yield
@@ -41,12 +78,13 @@ def allowed(setting: Path = host.SHMEM_ENABLED, book: Path = BOOK) -> Iterator[N
     finally:
         try:
             with suppress(OSError):
-                _leave(held, setting, book)
+                _leave(held, setting)
         finally:
             os.close(held)
 
 
-def _join(setting: Path, book: Path) -> int:
+def _join(setting: Setting) -> int:
+    book = setting.book
     while True:
         held = os.open(book, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -62,24 +100,25 @@ def _join(setting: Path, book: Path) -> int:
         os.close(held)
 
 
-def _leave(held: int, setting: Path, book: Path) -> None:
-    if not _locked(held, fcntl.LOCK_EX) or not _is(book, held):
+def _leave(held: int, setting: Setting) -> None:
+    if not _locked(held, fcntl.LOCK_EX) or not _is(setting.book, held):
         return
     word = os.pread(held, _WORD_BYTES, 0).decode(errors="replace")
     # Unless somebody else has chosen meanwhile.
-    if word == _OFF and host.chosen_word(setting) == _ON:
-        setting.write_text(word)
-    book.unlink()
+    if word in (_OFF, _INHERIT) and host.chosen_word(setting.path) == setting.on:
+        setting.path.write_text(word)
+    setting.book.unlink()
 
 
-def _begin(held: int, setting: Path) -> None:
+def _begin(held: int, setting: Setting) -> None:
     """Change the setting; what it was is in the book before that."""
-    word = host.chosen_word(setting)
-    if word == _OFF:
+    word = host.chosen_word(setting.path)
+    if host.shmem_word(setting.path) == _OFF:
+        os.ftruncate(held, 0)
         os.pwrite(held, word.encode(), 0)
         with suppress(OSError):
-            setting.write_text(_ON)
-    elif word != _ON:
+            setting.path.write_text(setting.on)
+    elif word != setting.on:
         os.ftruncate(held, 0)
 
 

@@ -181,8 +181,7 @@ def _open(settings: Settings, undo: ExitStack) -> _Parts:
     events = open_log(run_dir.log, also_stderr=settings.foreground)
     engine = _engine(run_dir, settings, sizes, group)
     undo.callback(engine.stop)
-    if engine.snapshot({}).machine.via == VIA[0]:
-        undo.enter_context(large_pages.allowed())
+    undo.enter_context(large_pages.allowed())
     daemon = Daemon(engine, on_change=_recorder(run_dir, record))
     place = f" at {sizes.swap_path}" if sizes.swap_path else ""
     tell(

@@ -132,7 +132,7 @@ void engine_guest_ended(struct uvmm_engine *e, struct guest *g)
 	session_guest_gone(e, g);
 	if (e->memfs)
 		memfs_forget(e->memfs, id + FIRST_INO, name);
-	guest_destroy(&e->registry, &e->machine, g);
+	guest_destroy(&e->registry, g);
 	pressure_refresh(e);
 	pressure_wake_waiting(e);
 	events_add(&e->events, UVMM_EVENT_ENDED, id, "guest %s has ended", name);

@@ -14,8 +14,6 @@
 #include "machine.h"
 #include "uffd.h"
 
-#define PMAP_NAME_BYTES 40
-
 int registry_init(struct registry *r)
 {
 	memset(r, 0, sizeof(*r));
@@ -166,49 +164,37 @@ static struct guest *free_slot_locked(struct registry *r)
 
 static int open_files(struct guest *g, const struct machine *m)
 {
-	char pmap_name[PMAP_NAME_BYTES], mem_name[PMAP_NAME_BYTES];
 	int fd, rc;
 
-	snprintf(mem_name, sizeof(mem_name), "%llu.mem", (unsigned long long)g->id);
-	snprintf(pmap_name, sizeof(pmap_name), "%llu.pmap", (unsigned long long)g->id);
-	rc = machine_create(m, mem_name, g->max_pages, &g->memfd);
+	rc = machine_create(m, g->max_pages, &g->memfd);
 	if (rc)
 		return rc;
-	rc = machine_create(m, pmap_name, 0, &fd);
+	rc = machine_create(m, 0, &fd);
 	if (rc)
 		goto no_pmap;
 	rc = pmap_init(&g->pmap, fd, g->max_pages);
 	close(fd);
 	if (rc)
-		goto no_map;
+		goto no_pmap;
 	g->armed = calloc(g->pmap.chunks, 1);
 	if (g->armed)
 		return 0;
 	rc = -ENOMEM;
 	pmap_fini(&g->pmap);
-no_map:
-	machine_remove(m, pmap_name);
 no_pmap:
-	machine_remove(m, mem_name);
 	close(g->memfd);
 	g->memfd = -1;
 	return rc;
 }
 
-static void close_files(struct guest *g, const struct machine *m)
+static void close_files(struct guest *g)
 {
-	char name[PMAP_NAME_BYTES];
-
-	/* Also frees it for a straggler that still has the file open. */
-	if (ftruncate(g->memfd, 0))
-		return;
+	/* Emptied, for a straggler that still has the file open. Else it is freed when
+	 * that one has gone. */
+	(void)!ftruncate(g->memfd, 0);
 	close(g->memfd);
 	g->memfd = -1;
-	snprintf(name, sizeof(name), "%llu.mem", (unsigned long long)g->id);
-	machine_remove(m, name);
 	pmap_fini(&g->pmap);
-	snprintf(name, sizeof(name), "%llu.pmap", (unsigned long long)g->id);
-	machine_remove(m, name);
 	free((void *)g->armed);
 	g->armed = NULL;
 }
@@ -323,9 +309,9 @@ fail:
 	return rc;
 }
 
-void guest_destroy(struct registry *r, const struct machine *m, struct guest *g)
+void guest_destroy(struct registry *r, struct guest *g)
 {
-	close_files(g, m);
+	close_files(g);
 	lock(&r->lock);
 	if (g->pidfd >= 0)
 		close(g->pidfd);

@@ -108,7 +108,7 @@ int guest_create(struct registry *r, const struct machine *m,
 		 char *err, size_t err_bytes);
 /* Frees what create made; the guest is detached. Its stored pages have been
  * dropped by the caller. */
-void guest_destroy(struct registry *r, const struct machine *m, struct guest *g);
+void guest_destroy(struct registry *r, struct guest *g);
 
 /* The next four are for the holder of attach_lock. */
 /* Makes uffd (taken over) and base the mapping of a guest that is REGISTERED.

@@ -58,25 +58,19 @@ void machine_stop(struct machine *m)
 	*m = (struct machine){ .dirfd = -1 };
 }
 
-int machine_create(const struct machine *m, const char *name, uint64_t pages, int *fd)
+int machine_create(const struct machine *m, uint64_t pages, int *fd)
 {
 	int rc;
 
-	*fd = openat(m->dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	*fd = openat(m->dirfd, ".", O_TMPFILE | O_RDWR | O_EXCL | O_CLOEXEC, 0600);
 	if (*fd < 0)
 		return -errno;
 	if (pages && ftruncate(*fd, (off_t)(pages * UVMM_PAGE_SIZE))) {
 		rc = -errno;
 		close(*fd);
-		machine_remove(m, name);
 		return rc;
 	}
 	return 0;
-}
-
-void machine_remove(const struct machine *m, const char *name)
-{
-	unlinkat(m->dirfd, name, 0);
 }
 
 uint64_t machine_used_pages(const struct machine *m)

@@ -26,10 +26,10 @@ int machine_start(struct machine *m, const char *run_dir, uint64_t pages, char *
 		  size_t err_bytes);
 void machine_stop(struct machine *m);
 
-/* A new empty file of that name, 0600, read-write, sparse. The caller owns the
- * descriptor. machine_remove() unlinks it. */
-int machine_create(const struct machine *m, const char *name, uint64_t pages, int *fd);
-void machine_remove(const struct machine *m, const char *name);
+/* A new empty file, read-write, sparse, of no name: mappings of such a file are
+ * anonymous shared memory to the kernel, whose sizes of pages can be chosen each.
+ * The caller owns the descriptor. */
+int machine_create(const struct machine *m, uint64_t pages, int *fd);
 
 /* Pages that the kernel says the tmpfs holds. */
 uint64_t machine_used_pages(const struct machine *m);

@@ -22,6 +22,8 @@ int pmap_init(struct pmap *p, int fd, uint64_t pages)
 	map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED)
 		return -errno;
+	/* Most of it is never used. */
+	madvise(map, bytes, MADV_NOHUGEPAGE);
 	*p = (struct pmap){
 		.pages = pages,
 		.chunks = chunks,

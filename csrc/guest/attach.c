@@ -213,9 +213,7 @@ static int map_memory(struct attachment *a, int memory, char *why)
 		return rc;
 	}
 	a->base = base;
-	/* Large pages are welcome, not needed. A child would put zeros where pages
-	 * are absent: it gets none of this. */
-	madvise(base, bytes, MADV_HUGEPAGE);
+	/* A child would put zeros where pages are absent: it gets none of this. */
 	if (madvise(base, bytes, MADV_DONTFORK)) {
 		rc = fail(why, -errno, "cannot keep guest memory from children");
 		munmap(base, bytes);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "agent.h"
 #include "attach.h"
@@ -72,6 +73,8 @@ static int attach(struct uvmm_guest *g)
 	rc = attach_open(&g->attachment, why);
 	if (rc)
 		return fail(rc, "%s", why);
+	/* Large pages are welcome, not needed. */
+	madvise(g->attachment.base, g->attachment.pages * UVMM_PAGE_SIZE, MADV_HUGEPAGE);
 	rc = physmem_init(&g->physmem, g->attachment.pages);
 	if (rc) {
 		fail(rc, "no memory for the page allocator's tables");

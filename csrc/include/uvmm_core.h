@@ -154,5 +154,8 @@ int uvmm_event_next(uvmm_engine *e, struct uvmm_event *out);
 int uvmm_is_zero(const void *data, size_t bytes);
 /* The checksum that a stored page carries; the seed is its place. */
 uint32_t uvmm_checksum(const void *page, uint64_t seed);
+/* The hash by which a page's content is found: MurmurHash3 x64 128 with seed 0, which
+ * Python's mmh3.hash64(page, x64arch=True, signed=False) gives, too. */
+void uvmm_page_hash(const void *page, uint64_t hash[2]);
 
 #endif /* UVMM_CORE_H */

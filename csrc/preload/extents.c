@@ -15,7 +15,7 @@
 
 /* Read by jemalloc before its first allocation. */
 __attribute__((visibility("default"))) const char *malloc_conf =
-	"oversize_threshold:0,retain:false,dirty_decay_ms:500,muzzy_decay_ms:0";
+	"oversize_threshold:0,retain:false,dirty_decay_ms:1000,muzzy_decay_ms:0";
 
 /* What jemalloc lacks of the C library's; its own would give memory that free()
  * does not know. */

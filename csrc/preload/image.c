@@ -64,20 +64,40 @@ static void keep_users_preload(void)
 			 (int)sizeof(image.users_preload) - 16, rest + 1);
 }
 
-/* In place, so that the program's own idea of its environment is the same. */
+static size_t count(char *const list[])
+{
+	size_t n = 0;
+
+	while (list && list[n])
+		n++;
+	return n;
+}
+
+/* From the program's view it was never there. The array that the kernel made keeps its
+ * length, since some runtimes look behind it for what the kernel says of the
+ * process: there another entry is repeated. */
 static void hide(void)
 {
-	char **from, **to = environ;
+	size_t n = count(environ), left = 0, i;
+	char **clean = malloc((n + 1) * sizeof(*clean)), **entry = environ;
+	static char nothing[] = "";
 
-	for (from = environ; *from; from++) {
-		size_t i = which(*from);
+	if (!clean)
+		space_die("no memory for the environment");
+	for (i = 0; i < n; i++) {
+		size_t ours = which(entry[i]);
 
-		if (i == KEPT)
-			*to++ = *from;
-		else if (i == PRELOAD && image.users_preload[0])
-			*to++ = image.users_preload;
+		if (ours == PRELOAD && image.users_preload[0])
+			entry[i] = image.users_preload;
+		else if (ours < KEPT)
+			continue;
+		clean[left++] = entry[i];
 	}
-	*to = NULL;
+	clean[left] = NULL;
+	for (i = 0; i < n; i++)
+		if (which(entry[i]) < KEPT && entry[i] != image.users_preload)
+			entry[i] = left ? clean[0] : nothing;
+	environ = clean;
 }
 
 static void *next(const char *name)
@@ -116,15 +136,6 @@ void image_forked(void)
 static bool stays_guest(void)
 {
 	return image.follow || (image.guest && getpid() == image.guest);
-}
-
-static size_t count(char *const list[])
-{
-	size_t n = 0;
-
-	while (list && list[n])
-		n++;
-	return n;
 }
 
 /* envp with what makes a guest, in out[count(envp) + KEPT + 1]. */

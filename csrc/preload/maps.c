@@ -158,8 +158,7 @@ static bool is_taken_over(int advice)
 static bool is_ignored(int advice)
 {
 	return advice == MADV_DOFORK || advice == MADV_DONTFORK ||
-	       advice == MADV_MERGEABLE || advice == MADV_UNMERGEABLE ||
-	       advice == MADV_HUGEPAGE;
+	       advice == MADV_MERGEABLE || advice == MADV_UNMERGEABLE;
 }
 
 EXPORT int madvise(void *at, size_t bytes, int advice)

@@ -2,8 +2,9 @@
 """
 The rows of `bench heap`: unmodified programs as guests, memory plentiful.
 
-A command is timed whole, with `uvmm run`, against the same command on glibc's malloc
-and on jemalloc; the row names the better of the two.
+A program is timed from where it is executed to its end, against the same on glibc's
+malloc and on jemalloc; the row names the better of the two. What `uvmm run` takes
+before that is a row of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from uvmm.scratch import GuestFigures, Scratch, stored_and_held
 
 from .figures import Row, at_least, at_most, column
 from .jobs import GREEDY, PYTHON, Job, jobs
-from .probe import Probe
+from .probe import TOUCH, Probe
 from .redis import Server
 from .stage import GIB, MIB, Figures, Stage, new_name
 from .subjects import roomy_daemon
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 SPEED = at_least(0.97)
 MAX_BYTES = GIB
 JEMALLOC = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2"
+STAMP = str(TOUCH.with_name("stamp"))
+NS_PER_S = 1e9
 STARTS = 15
 GIVEN_BACK_S = 2.0
 JOB_S = 300.0
@@ -66,27 +69,28 @@ class Side:
 
 
 def programs(stage: Stage) -> list[Row]:
-    """Time whole commands."""
+    """Time programs."""
     with _folder(stage) as folder, _daemon(stage) as daemon:
         return [_speed(stage, job, folder, daemon) for job in jobs(folder)]
 
 
 def _speed(stage: Stage, job: Job, folder: Path, daemon: Scratch) -> Row:
     said: set[bytes] = set()
+    stamp = folder / "stamp"
     options = ("--follow",) if job.follow else ()
 
     def timed(side: Side) -> Figures:
-        began = time.monotonic()
         done = subprocess.run(
-            side.argv(job.argv, *options), cwd=folder, env=side.environment(), check=False,
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=JOB_S,
+            side.argv((STAMP, str(stamp), *job.argv), *options), cwd=folder,
+            env=side.environment(), check=False, stdin=subprocess.DEVNULL,
+            capture_output=True, timeout=JOB_S,
         )
-        seconds = time.monotonic() - began
+        end_ns = time.monotonic_ns()
         if done.returncode:
             raise BenchError(f"{job.key} on {side.name}: {done.stderr.decode()[-300:]}")
         if job.repeats_itself:
             said.add(done.stdout)
-        return {"s": seconds}
+        return {"s": (end_ns - int(stamp.read_text())) / NS_PER_S}
 
     sides = [Side(name="glibc"), Side(name="jemalloc", preload=JEMALLOC)]
     guests = Side(name="uvmm", daemon=daemon)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PYTHON = "/usr/bin/python3"
-_LINES = 1_500_000
+_LINES = 4_000_000
 _SEED = 1
 
 _NUMPY = """
@@ -87,6 +87,6 @@ def jobs(folder: Path) -> list[Job]:
             key="g++", follow=True,
             argv=("g++", "-std=c++20", "-O2", "-c", "-o", "/dev/null", str(source)),
         ),
-        Job(key="sort", argv=("sort", "-S", "256M", "-o", "/dev/null", str(lines))),
+        Job(key="sort", argv=("sort", "-S", "600M", "-o", "/dev/null", str(lines))),
         Job(key="numpy", argv=(sys.executable, str(numpy))),
     ]

@@ -22,9 +22,8 @@ from tests.guest.conftest import (
     copied,
     wait_for,
 )
-from uvmm import host
+from uvmm import host, large_pages
 from uvmm.errors import UvmmError
-from uvmm.large_pages import BOOK
 from uvmm.rundir import read_record
 from uvmm.scratch import stored_and_held
 
@@ -464,35 +463,38 @@ class TestCrash:
 
 @pytest.fixture
 def never_large(place: Place) -> Iterator[Place]:
-    """No large pages of shared memory, and no daemon that changes that."""
-    former = host.chosen_word(host.SHMEM_ENABLED)
-    if not former or not os.access(host.SHMEM_ENABLED, os.W_OK) or BOOK.exists():
+    """Small pages of shared memory alone, and no daemon that changes that."""
+    former = {at: host.chosen_word(at.path) for at in large_pages.settings()}
+    if any(at.book.exists() or not os.access(at.path, os.W_OK) for at in former):
         pytest.skip("large pages are not ours to set, or other daemons serve")
-    host.SHMEM_ENABLED.write_text("never")
+    for at in former:
+        at.path.write_text("never")
     try:
         yield place
     finally:
-        host.SHMEM_ENABLED.write_text(former)
+        for at, word in former.items():
+            at.path.write_text(word)
 
 
-class TestLargePages:
-    def test_the_last_daemon_puts_the_setting_back(self, never_large: Place) -> None:
-        small = ("--memory", "64M", "--swap-size", "0", "--memory-via", "fuse")
-        others = ["--run-dir", str(never_large.path / "other")]
-        for which in ([], others):
-            if never_large.uvmm("up", *small, *which).returncode:
-                pytest.skip("there is no FUSE passthrough")
-        assert never_large.uvmm("doctor").returncode == 0
-        assert host.chosen_word(host.SHMEM_ENABLED) == "advise"
-        assert never_large.uvmm("down").returncode == 0
-        assert host.chosen_word(host.SHMEM_ENABLED) == "advise"
-        assert never_large.uvmm("down", *others).returncode == 0
-        assert host.chosen_word(host.SHMEM_ENABLED) == "never"
-        assert not BOOK.exists()
+@pytest.mark.parametrize("via", ["fuse", "descriptor"])
+def test_the_last_daemon_puts_the_settings_of_pages_back(
+    never_large: Place, via: str
+) -> None:
+    small = ("--memory", "64M", "--swap-size", "0", "--memory-via", via)
+    others = ["--run-dir", str(never_large.path / "other")]
 
-    def test_descriptors_need_no_setting(self, never_large: Place) -> None:
-        assert never_large.up("--memory-via", "descriptor").returncode == 0
-        assert host.chosen_word(host.SHMEM_ENABLED) == "never"
+    def words() -> list[str]:
+        return [host.chosen_word(at.path) for at in large_pages.settings()]
+
+    for which in ([], others):
+        assert never_large.uvmm("up", *small, *which).returncode == 0
+    assert never_large.uvmm("doctor").returncode == 0
+    assert words() == [at.on for at in large_pages.settings()]
+    assert never_large.uvmm("down").returncode == 0
+    assert words() == [at.on for at in large_pages.settings()]
+    assert never_large.uvmm("down", *others).returncode == 0
+    assert set(words()) == {"never"}
+    assert not any(at.book.exists() for at in large_pages.settings())
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["run", "--help"]])

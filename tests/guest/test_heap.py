@@ -34,7 +34,9 @@ def heap_check(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(program)
 
 
-@pytest.mark.parametrize("mode", ["malloc", "mmap", "pieces", "fork", "start", "daemon"])
+@pytest.mark.parametrize(
+    "mode", ["malloc", "mmap", "pieces", "fork", "start", "stack", "daemon"]
+)
 def test_memory_and_processes_are_as_ever(heap_check: str, mode: str) -> None:
     plain = run([heap_check, mode])
     assert plain.returncode == 0, plain.stdout
@@ -155,7 +157,7 @@ def test_a_wrapper_hands_its_place_on(served: Place) -> None:
     def is_python() -> bool:
         guests = json.loads(served.uvmm("ps", "--json").stdout)
         name = Path(f"/proc/{guests[0]['pid']}/comm").read_text() if guests else ""
-        return name == "python3\n" and guests[0]["resident_bytes"] > 4 << 20
+        return name == "python3\n" and guests[0]["resident_bytes"] > 2 << 20
 
     wait_for(is_python, "python to have the guest's memory")
     assert len(json.loads(served.uvmm("ps", "--json").stdout)) == 1

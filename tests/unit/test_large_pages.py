@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from uvmm.large_pages import allowed
+from uvmm.large_pages import Setting, allowed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WORDS = ("always", "within_size", "advise", "never", "deny", "force")
 
 
-class Setting:
+class Shown:
     """Shows all words, the chosen one in brackets."""
 
     def __init__(self, path: Path, word: str) -> None:
@@ -39,13 +39,14 @@ class Setting:
 
 class Machine:
     def __init__(self, directory: Path, word: str) -> None:
-        self.setting = Setting(directory / "setting", word)
+        self.setting = Shown(directory / "setting", word)
         self.book = directory / "book"
 
     def daemon(self) -> ExitStack:
         """Begin to serve; closing it ends."""
         serving = ExitStack()
-        serving.enter_context(allowed(cast("Path", self.setting), self.book))
+        path = cast("Path", self.setting)
+        serving.enter_context(allowed([Setting(path=path, on="advise", book=self.book)]))
         return serving
 
     def killed_daemon(self) -> None:
@@ -127,8 +128,7 @@ def test_many_that_come_and_go_at_once(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_cannot_be_set_is_left_alone(tmp_path: Path) -> None:
-    with allowed(tmp_path / "no-setting", tmp_path / "no" / "book"):
-        pass
-    with allowed(tmp_path / "no-setting", tmp_path / "book"):
-        pass
+    for book in (tmp_path / "no" / "book", tmp_path / "book"):
+        with allowed([Setting(path=tmp_path / "no-setting", on="advise", book=book)]):
+            pass
     assert list(tmp_path.iterdir()) == []

@@ -62,6 +62,10 @@ enum uvmm_msg_type {
 	UVMM_MSG_NOTICE = 12,   /* -> watcher: struct uvmm_notice */
 	UVMM_MSG_CONTENT = 13,  /* -> daemon: struct uvmm_range; answered by BITMAP */
 	UVMM_MSG_BITMAP = 14,   /* -> guest: struct uvmm_bitmap */
+	UVMM_MSG_ATTEND = 15,   /* -> agent: no body; answered by ATTENDS */
+	UVMM_MSG_ATTENDS = 16,  /* agent -> daemon: no body; a REMAP would be taken at once */
+	UVMM_MSG_REMAP = 17,    /* -> agent: struct uvmm_remap, the frame file */
+	UVMM_MSG_REMAPPED = 18, /* agent -> daemon: struct uvmm_remapped */
 };
 
 enum uvmm_role {
@@ -152,6 +156,30 @@ struct uvmm_pressure {
 
 struct uvmm_released {
 	uint64_t pages;         /* what the callbacks and the trim gave back */
+};
+
+#define UVMM_REMAP_RUNS 128u
+#define UVMM_ATTEND_MS 100              /* so long an agent that attends does nothing else */
+#define UVMM_FRAME_HOME UINT64_MAX
+
+/* Pages [ppn, ppn + pages) become, in one step, a private mapping of the frame file
+ * from `frame`, or, with FRAME_HOME, a shared one of guest memory again. */
+struct uvmm_remap_run {
+	uint64_t ppn;
+	uint64_t frame;         /* first of as many, or FRAME_HOME */
+	uint64_t pages;         /* > 0 */
+};
+
+/* With it comes the frame file, for reading, if a run is not FRAME_HOME. Runs do not
+ * overlap and ascend. */
+struct uvmm_remap {
+	uint64_t runs;          /* 1 to UVMM_REMAP_RUNS, that many are sent */
+	struct uvmm_remap_run run[UVMM_REMAP_RUNS];
+};
+
+/* Bit i: run i was done; else nothing was changed there. */
+struct uvmm_remapped {
+	uint64_t done[UVMM_REMAP_RUNS / 64];
 };
 
 enum uvmm_notice_kind {

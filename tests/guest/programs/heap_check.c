@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -328,6 +329,25 @@ static void mode_start(void)
 	CHECK(!"executed");
 }
 
+/* As runtimes without a C library do: all that the kernel passes, in its order. */
+static char **the_argv;
+
+static void mode_stack(void)
+{
+	char **at = the_argv;
+	uint64_t *aux;
+
+	while (*at++)
+		;
+	for (; *at; at++)
+		CHECK(strncmp(*at, "UVMM_TOKEN=", 11) && strncmp(*at, "LD_PRELOAD=", 11));
+	for (aux = (uint64_t *)(at + 1); *aux && *aux != AT_PAGESZ; aux += 2)
+		;
+	CHECK(aux[0] == AT_PAGESZ && aux[1] == 4096);
+	for (at = environ; *at; at++)
+		CHECK(strncmp(*at, "UVMM_TOKEN=", 11) && strncmp(*at, "LD_PRELOAD=", 11));
+}
+
 static void mode_daemon(void)
 {
 	int ends[2];
@@ -448,12 +468,14 @@ static const struct {
 	{ "start", mode_start },   { "daemon", mode_daemon }, { "exhaust", mode_exhaust },
 	{ "shrink", mode_shrink },   { "pieces", mode_pieces },
 	{ "arenas", mode_arenas },   { "locked", mode_locked },
+	{ "stack", mode_stack },
 };
 
 int main(int argc, char **argv)
 {
 	size_t i;
 
+	the_argv = argv;
 	for (i = 0; argc > 1 && i < sizeof(modes) / sizeof(*modes); i++) {
 		if (strcmp(modes[i].name, argv[1]))
 			continue;

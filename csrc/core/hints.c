@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+#include "hints.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "locks.h"
+
+#define WAYS 4u                 /* a line of the CPU's cache */
+
+struct hint {
+	uint64_t hash;
+	uint64_t place;         /* 0: none */
+};
+
+int hints_init(struct hints *h, uint64_t pages)
+{
+	/* Two thirds full. */
+	uint64_t lines = pages * 3 / 2 / WAYS + 2;
+	void *map = mmap(NULL, lines * WAYS * sizeof(struct hint), PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (map == MAP_FAILED)
+		return -ENOMEM;
+	*h = (struct hints){ .line = map, .lines = lines };
+	pthread_mutex_init(&h->lock, NULL);
+	return 0;
+}
+
+void hints_fini(struct hints *h)
+{
+	munmap(h->line, h->lines * WAYS * sizeof(*h->line));
+	pthread_mutex_destroy(&h->lock);
+	*h = (struct hints){ 0 };
+}
+
+/* The top of the product is as evenly spread as the hash is. */
+static uint64_t scale(uint64_t hash, uint64_t lines)
+{
+	return (uint64_t)((unsigned __int128)hash * lines >> 64);
+}
+
+static struct hint *line_of(const struct hints *h, uint64_t hash, int which)
+{
+	uint64_t other = hash * 0x9e3779b97f4a7c15ull;
+	uint64_t line = scale(which ? other : hash, h->lines);
+
+	return h->line + line * WAYS;
+}
+
+static unsigned fill_of(const struct hint *line)
+{
+	unsigned i, n = 0;
+
+	for (i = 0; i < WAYS; i++)
+		n += line[i].place != 0;
+	return n;
+}
+
+static struct hint *exact_locked(struct hints *h, uint64_t hash, uint64_t place)
+{
+	unsigned i;
+
+	for (i = 0; i < 2 * WAYS; i++) {
+		struct hint *at = line_of(h, hash, i >= WAYS) + i % WAYS;
+
+		if (at->place == place && at->hash == hash)
+			return at;
+	}
+	return NULL;
+}
+
+void hints_put(struct hints *h, uint64_t hash, uint64_t place)
+{
+	struct hint *line, *other;
+	unsigned i = 0;
+
+	lock(&h->lock);
+	if (exact_locked(h, hash, place))
+		goto out;
+	line = line_of(h, hash, 0);
+	other = line_of(h, hash, 1);
+	if (fill_of(other) < fill_of(line))
+		line = other;
+	while (i < WAYS && line[i].place)
+		i++;
+	if (i == WAYS) {
+		i = h->turn++ % WAYS;
+		h->lost++;
+	} else {
+		h->used++;
+	}
+	line[i] = (struct hint){ hash, place };
+out:
+	unlock(&h->lock);
+}
+
+size_t hints_find(struct hints *h, uint64_t hash, uint64_t place[HINTS_FOUND_MAX])
+{
+	const struct hint *first = line_of(h, hash, 0), *other = line_of(h, hash, 1);
+	unsigned i, both = first == other ? WAYS : 2 * WAYS;
+	size_t n = 0;
+
+	lock(&h->lock);
+	for (i = 0; i < both; i++) {
+		const struct hint *at = (i < WAYS ? first : other) + i % WAYS;
+
+		if (at->place && at->hash == hash)
+			place[n++] = at->place;
+	}
+	unlock(&h->lock);
+	return n;
+}
+
+void hints_drop(struct hints *h, uint64_t hash, uint64_t place)
+{
+	struct hint *at;
+
+	lock(&h->lock);
+	at = exact_locked(h, hash, place);
+	if (at) {
+		at->place = 0;
+		h->used--;
+	}
+	unlock(&h->lock);
+}
