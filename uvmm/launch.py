@@ -164,7 +164,24 @@ def _heap(path: str, wanted: Launch, user: pwd.struct_passwd | None) -> Heap:
         return Heap.NONE
     uid, gid = (os.geteuid(), os.getegid()) if user is None else (user.pw_uid, user.pw_gid)
     image.check_heap(path, image.User(uid, gid))
+    if user is not None and not _may_read(user, HEAP):
+        raise UvmmError(
+            f"{user.pw_name} may not read {HEAP}, without which the heap cannot be in guest "
+            "memory; move the checkout where all may read it, or use --heap none"
+        )
     return Heap.GUEST
+
+
+def _may_read(user: pwd.struct_passwd, path: Path) -> bool:
+    """Ask as that user: the way there counts, too. The loader would go on without."""
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1] == 0
+    try:
+        _change_user(user, {})
+        os._exit(0 if os.access(path, os.R_OK) else 1)
+    finally:
+        os._exit(1)
 
 
 def _environment(

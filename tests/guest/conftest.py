@@ -79,6 +79,16 @@ class Place:
         )
 
 
+def copied(folder: Path) -> dict[str, str]:
+    """Copy what `uvmm run` needs, and return the variables that have it from there."""
+    root = Path(__file__).parents[2]
+    shutil.copytree(root / "uvmm", folder / "uvmm")
+    (folder / "build/plain").mkdir(parents=True)
+    for built in ("libuvmm_heap.so", "uvmm-launch"):
+        shutil.copy(root / "build/plain" / built, folder / "build/plain")
+    return {"PYTHONPATH": str(folder)}
+
+
 def wait_for(true: Any, what: str) -> None:
     """Wait until `true()` is."""
     until = time.monotonic() + WAIT_S

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.guest.conftest import wait_for
+from tests.guest.conftest import copied, wait_for
 from tests.guest.reclaiming import uvmm_argv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from uvmm.scratch import Scratch
 
@@ -97,6 +97,8 @@ def _answer(client: subprocess.Popen[str]) -> str:
 def postgres(daemon: Scratch | None = None) -> Iterator[Postgres]:
     """Run a server, as a guest if there is a daemon, and end it in good order."""
     folder = Path(tempfile.mkdtemp(prefix="uvmm-test-", dir="/var/tmp"))
+    # Where this checkout is, the server's user may have no way to.
+    uvmm = copied(folder)
     try:
         shutil.chown(folder, USER, USER)
         subprocess.run(
@@ -105,12 +107,14 @@ def postgres(daemon: Scratch | None = None) -> Iterator[Postgres]:
             user=USER, group=USER, extra_groups=[], cwd=folder, check=True,
             stdout=subprocess.DEVNULL,
         )
-        yield from _serve(folder, daemon)
+        yield from _serve(folder, daemon, uvmm)
     finally:
         shutil.rmtree(folder)
 
 
-def _serve(folder: Path, daemon: Scratch | None) -> Iterator[Postgres]:
+def _serve(
+    folder: Path, daemon: Scratch | None, uvmm: Mapping[str, str]
+) -> Iterator[Postgres]:
     argv = [str(programs() / "postgres"), "-D", str(folder / "data"), "-k", str(folder)]
     for setting in SETTINGS:
         argv += ["-c", setting]
@@ -118,7 +122,7 @@ def _serve(folder: Path, daemon: Scratch | None) -> Iterator[Postgres]:
     user: str | None = USER
     if daemon is not None:
         argv = uvmm_argv(argv, max_bytes=MAX_BYTES, follow=True, user=USER)
-        environment["UVMM_RUN_DIR"] = str(daemon.run_dir)
+        environment |= {"UVMM_RUN_DIR": str(daemon.run_dir), **uvmm}
         user = None
     log = (folder / "log").open("wb")
     with log, subprocess.Popen(

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.guest.conftest import MEMORY_BYTES, SWAP_BYTES, UVMM, Place, wait_for
+from tests.guest.conftest import (
+    MEMORY_BYTES,
+    SWAP_BYTES,
+    UVMM,
+    WAIT_S,
+    Place,
+    copied,
+    wait_for,
+)
 from uvmm import host, large_pages
 from uvmm.errors import UvmmError
 from uvmm.rundir import read_record
@@ -287,10 +295,25 @@ class TestRun:
             assert done.returncode == 0, done.stderr
 
     def test_another_user(self, served: Place) -> None:
-        done = served.uvmm("run", "--user", "nobody", "--", "sh", "-c", "id -un; echo $HOME")
+        # Where this checkout is, others may have no way to.
+        (served.path / "all").mkdir()
+        environment = {**served.environment, **copied(served.path / "all")}
+
+        def run(*argv: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [UVMM, "run", "--user", "nobody", "--", *argv], env=environment,
+                capture_output=True, text=True, check=False, timeout=WAIT_S,
+            )
+
+        done = run("sh", "-c", "id -un; grep -c libuvmm_heap /proc/$$/maps")
         assert done.stdout.splitlines()[0] == "nobody"
-        done = served.uvmm("run", "--user", "nobody", "--", "cat", "/etc/shadow")
+        assert int(done.stdout.splitlines()[1]) > 0
+        assert run("cat", "/etc/shadow").returncode == 1
+        (served.path / "all").chmod(0o700)
+        done = run("true")
         assert done.returncode == 1
+        assert "nobody may not read" in done.stderr
+        assert done.stderr.count("\n") == 1
 
     def test_it_starts_a_daemon_that_ends_with_the_last_guest(self, place: Place) -> None:
         running = place.start(
