@@ -53,13 +53,19 @@ static int connect_link(struct agent *a)
 	return 0;
 }
 
-/* Ticks until a message waits. */
-static void await_message(struct agent *a)
+/* Ticks until a message waits; false if the program has closed the connection. */
+static bool await_message(struct agent *a)
 {
 	struct pollfd p = { .fd = a->link.fd, .events = POLLIN };
 
-	while (a->ops->tick && !poll(&p, 1, a->tick_ms))
+	if (!a->ops->tick)
+		return true;
+	while (!poll(&p, 1, a->tick_ms)) {
 		a->tick_ms = a->ops->tick(a->arg);
+		if (!kept_is_ours(&a->link))
+			return false;
+	}
+	return kept_is_ours(&a->link);
 }
 
 /* Hears and answers one message; false when there will be no more. */
@@ -70,7 +76,8 @@ static bool serve_one(struct agent *a)
 	struct uvmm_pressure p;
 	size_t got;
 
-	await_message(a);
+	if (!await_message(a))
+		return true;
 	if (rpc_receive(a->link.fd, &head, &p, sizeof(p), &got) ||
 	    head.type != UVMM_MSG_PRESSURE || got != sizeof(p) || p.level > UVMM_PRESSURE_FULL)
 		return false;

@@ -30,6 +30,7 @@
 #define PACKET 256
 #define SLOW_US 50000
 #define DAEMONS 16
+#define TICK_MS 5
 
 /* One for each test: the thread of the last may still be about to end. */
 struct daemon {
@@ -63,13 +64,25 @@ static uint64_t trim(void *arg)
 	return TRIMMED;
 }
 
-static const struct agent_ops ops = { .connect = connect_agent, .trim = trim };
+static int tick(void *arg)
+{
+	(void)arg;
+	return TICK_MS;
+}
 
-static void start(void)
+static const struct agent_ops ops = { .connect = connect_agent, .trim = trim };
+static const struct agent_ops ticking = { connect_agent, trim, tick };
+
+static void start_with(const struct agent_ops *o)
 {
 	memset(order, 0, sizeof(order));
 	CHECK(++d < daemons + DAEMONS);
-	CHECK(!agent_start(&d->agent, &ops, d));
+	CHECK(!agent_start(&d->agent, o, d));
+}
+
+static void start(void)
+{
+	start_with(&ops);
 }
 
 /* The agent has ended: it has closed its end. */
@@ -255,6 +268,30 @@ static void test_a_reused_descriptor_is_left_alone(void)
 	stop();
 }
 
+/* At the next tick if there is nothing to be heard, and whatever the program hears. */
+static void test_a_reused_descriptor_is_noticed(void)
+{
+	int former, theirs[2];
+	char byte = 'x';
+
+	start_with(&ticking);
+	CHECK(!agent_add(&d->agent, tell_link, d));
+	former = d->fd;
+	press(former, UVMM_PRESSURE_SOME, 1);
+	CHECK(released(1) == 10 + TRIMMED);
+	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, theirs));
+	CHECK(send(theirs[0], &byte, 1, 0) == 1);
+	CHECK(dup2(theirs[1], d->link) == d->link);
+	while (d->connects < 2)
+		usleep(100);
+	CHECK(recv(theirs[1], &byte, 1, MSG_DONTWAIT) == 1);
+	CHECK(recv(former, &byte, 1, 0) == 0);
+	close(former);
+	press(d->fd, UVMM_PRESSURE_SOME, 2);
+	CHECK(released(2) == 10 + TRIMMED);
+	stop();
+}
+
 static void test_no_daemon(void)
 {
 	d->refuse = -ECONNREFUSED;
@@ -270,6 +307,7 @@ int main(void)
 	test_callbacks_come_and_go();
 	test_nonsense_ends_it();
 	test_a_reused_descriptor_is_left_alone();
+	test_a_reused_descriptor_is_noticed();
 	printf("agent: ok\n");
 	return 0;
 }
