@@ -101,6 +101,17 @@ struct guest *guest_by_token(struct registry *r, const uint8_t *token, pid_t pid
 	return found;
 }
 
+void guest_set_owner(struct registry *r, struct guest *g, uint64_t id, uint32_t uid,
+		     uint32_t gid)
+{
+	lock(&r->lock);
+	if (g->id == id) {
+		atomic_store(&g->uid, uid);
+		atomic_store(&g->gid, gid);
+	}
+	unlock(&r->lock);
+}
+
 int guest_dup_memory(struct registry *r, const struct guest *g, uint64_t id)
 {
 	int fd = -ESRCH;

@@ -50,12 +50,12 @@ struct guest {
 	uint8_t token[UVMM_CORE_TOKEN_BYTES];
 	uint64_t min_pages, max_pages;
 	int32_t pid;
-	uint32_t uid, gid;
 	bool kin;               /* a guest while it has the mapping, no longer */
 	int pidfd;
 	int memfd;              /* its file in machine memory */
 	struct pmap pmap;
 
+	_Atomic uint32_t uid, gid;      /* of the process when it last connected */
 	_Atomic uint32_t state;         /* enum guest_state */
 	_Atomic uint64_t target_pages;
 
@@ -132,6 +132,9 @@ struct guest *guest_by_name(struct registry *r, const char *name);
 /* By token, and its process if pid is not 0; *id is its number at that moment. */
 struct guest *guest_by_token(struct registry *r, const uint8_t *token, pid_t pid,
 			     uint64_t *id);
+/* The process of g, if it is that guest still, belongs to another user now. */
+void guest_set_owner(struct registry *r, struct guest *g, uint64_t id, uint32_t uid,
+		     uint32_t gid);
 /* A descriptor of the memory file of g, if it is that guest still.  -ESRCH */
 int guest_dup_memory(struct registry *r, const struct guest *g, uint64_t id);
 /* By id, entered; NULL if it is unknown or not attached. */
@@ -163,6 +166,8 @@ int guest_arm_chunk(struct guest *g, uint64_t chunk);
 int guest_shield_chunk(struct guest *g, uint64_t chunk);
 /* Arms all that is open. */
 int guest_arm_all(struct guest *g);
+/* Watches chunks as before that the guest has mapped anew.  -ENOMEM, -ESRCH */
+int guest_watch_again(struct guest *g, uint64_t chunk, uint64_t n);
 void guest_open_chunk(struct guest *g, uint64_t chunk);
 /* Opens every chunk without absent pages that nobody holds. */
 void guest_open_idle(struct guest *g);

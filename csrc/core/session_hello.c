@@ -77,13 +77,10 @@ static int bind_to(struct session *s, struct conn *c, uint32_t seq, enum conn_ki
 /* A process that shows the token of a guest and is not it: asks to be kin, and is
  * registered by the control plane, or is wrong here. */
 static int turn_away(struct session *s, const struct conn *c, uint32_t seq,
-		     const struct uvmm_hello *h, const struct ucred *peer, const struct guest *g,
-		     uint64_t id)
+		     const struct uvmm_hello *h, const struct ucred *peer, uint64_t id)
 {
 	if (h->role != UVMM_ROLE_CONTROL || !(h->flags & UVMM_HELLO_KIN))
 		return refuse(c, seq, "this process is not the one that was registered as that guest");
-	if (peer->uid && peer->uid != g->uid)
-		return refuse(c, seq, "this process belongs to another user than the guest");
 	events_add_kin(&s->engine->events, id, peer->pid);
 	packet_reply(c->fd, seq, -EAGAIN, "this process is being registered");
 	return -EAGAIN;
@@ -120,8 +117,12 @@ static int identify(struct session *s, struct conn *c, uint32_t seq,
 	} else {
 		g = guest_by_token(r, h->token, peer.pid, &id);
 	}
-	return g ? bind_to(s, c, seq, kind[h->role], g, id) :
-		   turn_away(s, c, seq, h, &peer, named, named_id);
+	if (!g)
+		return turn_away(s, c, seq, h, &peer, named_id);
+	/* It may have changed its user since it was registered, or its parent was. */
+	if (h->role == UVMM_ROLE_CONTROL)
+		guest_set_owner(r, g, id, peer.uid, peer.gid);
+	return bind_to(s, c, seq, kind[h->role], g, id);
 }
 
 bool session_hello(struct session *s, struct conn *c, const struct packet *p)
