@@ -166,8 +166,6 @@ int guest_arm_chunk(struct guest *g, uint64_t chunk);
 int guest_shield_chunk(struct guest *g, uint64_t chunk);
 /* Arms all that is open. */
 int guest_arm_all(struct guest *g);
-/* Watches chunks as before that the guest has mapped anew.  -ENOMEM, -ESRCH */
-int guest_watch_again(struct guest *g, uint64_t chunk, uint64_t n);
 void guest_open_chunk(struct guest *g, uint64_t chunk);
 /* Opens every chunk without absent pages that nobody holds. */
 void guest_open_idle(struct guest *g);

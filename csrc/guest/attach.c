@@ -5,11 +5,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -166,6 +168,17 @@ int attach_ask(struct attachment *a, struct rpc_call *call, char why[UVMM_TEXT_B
 
 /* --- memory ----------------------------------------------------------------- */
 
+static int fail_to_map(char *why, int rc)
+{
+	struct rlimit limit;
+	bool limited = rc == -ENOMEM && !getrlimit(RLIMIT_AS, &limit) &&
+		       limit.rlim_cur != RLIM_INFINITY;
+
+	return fail(why, rc, limited ?
+		    "cannot map guest memory: the limit of the address space (ulimit -v) is under --max" :
+		    "cannot map guest memory");
+}
+
 /* Addresses for the memory, at a multiple of its size or more: so a block that is aligned
  * in it is so in the process, too. */
 static int reserve(size_t bytes, char **out, char *why)
@@ -177,7 +190,7 @@ static int reserve(size_t bytes, char **out, char *why)
 		align *= 2;
 	room = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (room == MAP_FAILED)
-		return fail(why, -errno, "cannot reserve addresses for guest memory");
+		return fail_to_map(why, -errno);
 	munmap(room, bytes);
 	/* The kernel gives the highest that are free: what is below mostly is, too. */
 	for (at = (uintptr_t)room / align * align; at; at -= align) {
@@ -188,8 +201,7 @@ static int reserve(size_t bytes, char **out, char *why)
 			break;
 	}
 	if (!at || room == MAP_FAILED)
-		return fail(why, at ? -errno : -ENOMEM,
-			    "cannot reserve addresses for guest memory");
+		return fail_to_map(why, at ? -errno : -ENOMEM);
 	*out = room;
 	return 0;
 }
@@ -207,7 +219,7 @@ static int map_memory(struct attachment *a, int memory, char *why)
 		return rc;
 	got = mmap(base, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | fixed, memory, 0);
 	if (got == MAP_FAILED) {
-		rc = fail(why, -errno, "cannot map guest memory");
+		rc = fail_to_map(why, -errno);
 		if (!a->base)
 			munmap(base, bytes);
 		return rc;
