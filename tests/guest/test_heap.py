@@ -87,6 +87,41 @@ def test_an_image_may_follow_an_image_at_once() -> None:
         assert [loop.communicate(timeout=120)[0] for loop in loops] == [b"done\n"] * 2
 
 
+OTHER_USER = """
+import os, time
+held = [str(i) * 5 for i in range(200000)]
+os.setgid(65534); os.setuid(65534)
+pid = os.fork()
+again = [str(i) * 5 for i in range(200000)]
+if not pid:
+    os._exit(again != held)
+print(os.waitpid(pid, 0)[1], os.getuid(), again == held)
+os.closerange(3, 2000)
+del held, again
+time.sleep(1.5)
+print(len("".join(str(i) for i in range(300000))))
+"""
+
+
+def test_it_may_change_its_user_and_close_what_is_ours() -> None:
+    argv = ["/usr/bin/python3", "-c", OTHER_USER]
+    plain = run(argv)
+    with machine(TIGHT * 2) as daemon, reclaiming(daemon) as taken:
+        done = run(argv, daemon=daemon)
+    assert (done.returncode, done.stdout, done.stderr) == (0, plain.stdout, b"")
+    assert taken.pages
+
+
+def test_an_address_space_that_is_too_small_is_told(served: Place) -> None:
+    limited = 'ulimit -v 500000; exec "$@"'
+    argv = ["sh", "-c", limited, "sh", *uvmm_argv(["/bin/true"], max_bytes=1 << 30)]
+    done = subprocess.run(
+        argv, env=served.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 125
+    assert "address space (ulimit -v) is under --max" in done.stderr
+
+
 def test_who_uses_up_its_memory_gets_enomem(heap_check: str, served: Place) -> None:
     done = subprocess.run(
         uvmm_argv([heap_check, "exhaust"], max_bytes=96 << 20), env=served.environment,
