@@ -113,8 +113,8 @@ def test_it_may_change_its_user_and_close_what_is_ours() -> None:
 
 
 def test_an_address_space_that_is_too_small_is_told(served: Place) -> None:
-    limited = 'ulimit -v 500000; exec "$@"'
-    argv = ["sh", "-c", limited, "sh", *uvmm_argv(["/bin/true"], max_bytes=1 << 30)]
+    limited = 'ulimit -v 200000; exec "$@"'
+    argv = ["sh", "-c", limited, "sh", *uvmm_argv(["/bin/true"], max_bytes=256 << 20)]
     done = subprocess.run(
         argv, env=served.environment, capture_output=True, text=True, check=False
     )
