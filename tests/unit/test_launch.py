@@ -43,7 +43,8 @@ def catching(name: str) -> list[str]:
     return python(
         f"def caught(*_):\n    print({name!r}, flush=True)\n    os._exit(0)\n"
         f"signal.signal(signal.{name}, caught)\n"
-        "print('ready', flush=True)\ntime.sleep(60)"
+        # A signal that comes just before a sleep is told after it.
+        "print('ready', flush=True)\nfor _ in range(1200): time.sleep(0.05)"
     )
 
 

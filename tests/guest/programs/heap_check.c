@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -346,6 +347,9 @@ static void mode_stack(void)
 	CHECK(aux[0] == AT_PAGESZ && aux[1] == 4096);
 	for (at = environ; *at; at++)
 		CHECK(strncmp(*at, "UVMM_TOKEN=", 11) && strncmp(*at, "LD_PRELOAD=", 11));
+	CHECK(!prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) && prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1);
+	CHECK(!prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0) && !prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0));
+	CHECK(prctl(-1, 0, 0, 0, 0) == -1 && errno == EINVAL);
 }
 
 static void mode_daemon(void)
