@@ -90,7 +90,7 @@ def _add_guest_routes(app: FastAPI, daemon: Daemon, guest_socket: Path) -> None:
             peer=request.scope["state"][PEER],
             name=body.name, numbered=body.numbered, pid=body.pid, uid=body.uid,
             gid=body.gid, min_size=_size(body.min), max_size=_size(body.max),
-            shares=body.shares,
+            shares=body.shares, share_group=body.share_group,
         )
         admitted = await _in_thread(lambda: daemon.admit(wanted))
         return schema.GuestAnswer(
@@ -115,6 +115,15 @@ def _add_job_routes(app: FastAPI, daemon: Daemon) -> None:
         """Bring a guest's stored pages back; answers when done."""
         return schema.moved(await _in_thread(lambda: daemon.restore(name), jobs))
 
+    _add_share_route(app, daemon, jobs)
+
+
+def _add_share_route(app: FastAPI, daemon: Daemon, jobs: CapacityLimiter) -> None:
+    @app.post("/v1/share")
+    async def share(body: schema.ShareRequest) -> schema.SharedAnswer:
+        """Look for pages to share, in one guest or all; answers when done."""
+        return schema.shared(await _in_thread(lambda: daemon.share_now(body.name), jobs))
+
 
 def _add_daemon_routes(
     app: FastAPI, daemon: Daemon, events: deque[LogEvent], shut_down: Callable[[], None]
@@ -122,7 +131,8 @@ def _add_daemon_routes(
     @app.get("/v1/stats")
     async def stats() -> schema.Figures:
         """Return the figures of the machine and all guests."""
-        return schema.figures(*await _in_thread(daemon.look))
+        snapshot, stalls = await _in_thread(daemon.look)
+        return schema.figures(snapshot, stalls, daemon.scan_rate())
 
     @app.get("/v1/health")
     async def health() -> schema.Health:

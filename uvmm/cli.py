@@ -40,6 +40,8 @@ RunDirOption = Annotated[
         help="The daemon's directory; one daemon serves each.",
     ),
 ]
+SHOWN_DECISIONS = 10  # by `uvmm sim --explain`; JSON has all
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -87,6 +89,10 @@ def up(
     group: Annotated[
         str | None, typer.Option(metavar="GROUP", help="May control the daemon, too.")
     ] = None,
+    share_cpu: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT", help="Of one CPU, to look for equal pages; 5%."),
+    ] = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="Do not return.")] = False,
     force: Annotated[
         bool,
@@ -98,7 +104,7 @@ def up(
 
     options = {
         "memory": memory, "swap": swap, "swap_size": swap_size,
-        "memory_via": memory_via, "group": group,
+        "memory_via": memory_via, "group": group, "share_cpu": share_cpu,
     }
     given = {key: value for key, value in options.items() if value is not None}
     if swap is not None:
@@ -112,6 +118,7 @@ def up(
         run_dir=str(_run_dir(run_dir).path), memory=given.get("memory"),
         swap=given.get("swap"), swap_size=given.get("swap_size"),
         memory_via=given.get("memory_via"), group=given.get("group"),
+        share_cpu=given.get("share_cpu"),
         force=force, foreground=foreground,
     )
     if foreground:
@@ -157,6 +164,10 @@ def run(
     follow: Annotated[
         bool, typer.Option("--follow", help="What it executes are guests, too.")
     ] = False,
+    share_group: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|off", help="With whom it shares pages; its user's guests."),
+    ] = None,
 ) -> None:
     """Run a program as a guest, and exit as it does."""
     from uvmm.launch import Launch, launch
@@ -165,7 +176,7 @@ def run(
         _run_dir(run_dir),
         Launch(
             argv=program, name=name, min_size=min_size, max_size=max_size, shares=shares,
-            user=user, heap=heap, follow=follow,
+            user=user, heap=heap, follow=follow, share_group=share_group,
         ),
     )
 
@@ -236,6 +247,42 @@ def restore(
 
 
 @app.command()
+def share(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+    now: Annotated[
+        bool, typer.Option("--now", help="Look through a guest's memory, or all, at once.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what guests share, or look for more now."""
+    client = _client(run_dir)
+    if now:
+        done = client.post("/v1/share", {"name": name})
+        if as_json:
+            _print_json(done)
+        else:
+            from uvmm.views import shared_line
+
+            print(shared_line(done))
+        return
+    figures = client.get("/v1/stats")
+    if name is not None:
+        from uvmm.client import guest_path
+
+        figures["guests"] = [client.get(guest_path(name))]
+    if as_json:
+        _print_json(figures)
+        return
+    from uvmm.views import sharing_parts
+
+    lines, table = sharing_parts(figures)
+    console = _console()
+    console.print("\n".join(lines), highlight=False)
+    console.print(table)
+
+
+@app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Tell what this machine offers and lacks; fails if uvmm cannot run."""
     from uvmm.doctor import examine, usable
@@ -249,6 +296,56 @@ def doctor(as_json: JsonOption = False) -> None:
     if not usable(findings):
         missing = [finding["what"] for finding in findings if finding["verdict"] == "missing"]
         raise UvmmError(f"uvmm cannot run here; missing: {', '.join(missing)}")
+
+
+@app.command()
+def sim(
+    scenario: Annotated[str, typer.Argument(metavar="SCENARIO", help="A file, or a name.")],
+    as_json: JsonOption = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw it; needs matplotlib.")
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.py", help="Another policy than uvmm's own."),
+    ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(metavar="GUEST", help="Tell the last decisions about a guest, and why."),
+    ] = None,
+) -> None:
+    """Simulate guests on a model machine: who holds how much memory, and why."""
+    from uvmm.policy.shares import TaxedShares
+    from uvmm.policy_file import load_policy
+    from uvmm.sim.run import run as simulate
+    from uvmm.sim.scenario import load
+
+    if plot is not None:
+        from uvmm.sim.plot import plot as draw
+    chosen = TaxedShares() if policy is None else load_policy(policy)
+    outcome = simulate(load(scenario), chosen)
+    if explain is not None and explain not in outcome.guests:
+        raise BadInputError(f"--explain {explain!r}: the scenario has no such guest")
+    if plot is not None:
+        draw(outcome, plot)
+    told = [] if explain is None else outcome.history.about(explain)
+    if as_json:
+        from uvmm.sim.report import as_json as figures_of
+
+        figures = figures_of(outcome)
+        if explain is not None:
+            figures["decisions_about"] = [one.as_json(explain) for one in told]
+        _print_json(figures)
+        return
+    from uvmm.sim.report import head_lines, kind_table, moment_table
+
+    console = _console()
+    lines = head_lines(outcome)
+    console.print("\n".join(lines), highlight=False, markup=False)
+    console.print(kind_table(outcome))
+    console.print(moment_table(outcome))
+    for decision in told[-SHOWN_DECISIONS:]:
+        console.print("\n".join(decision.words(explain)), highlight=False, markup=False)
 
 
 def _serve_here(settings: Settings) -> None:

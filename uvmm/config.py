@@ -25,6 +25,7 @@ class FileConfig(BaseModel):
     swap_size: str | int | None = None
     memory_via: Literal["fuse", "descriptor"] | None = None
     group: str | None = None
+    share_cpu: str | int | float | None = None
 
 
 def load(path: Path) -> dict[str, str]:

@@ -25,7 +25,7 @@ from uvmm.errors import (
     UnknownGuestError,
     UvmmError,
 )
-from uvmm.model import Guest, Machine, Moved, Snapshot
+from uvmm.model import Guest, Machine, Moved, Shared, Sharing, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -57,11 +57,12 @@ class EngineConfig:
     swap_pages: int
     via: str
     group: int | None
+    share_cpu_permille: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestConfig:
-    """What a guest is registered with."""
+    """What a guest is registered with; `share_group` "" shares with nobody."""
 
     name: str
     token: bytes
@@ -71,6 +72,7 @@ class GuestConfig:
     min_pages: int
     max_pages: int
     target_pages: int
+    share_group: str
     kin: bool = False
 
 
@@ -139,6 +141,7 @@ class Engine:
         c.swap_pages = config.swap_pages
         c.via = _VIA.index(config.via)
         c.socket_gid = _NO_GROUP if config.group is None else config.group
+        c.share_cpu_permille = config.share_cpu_permille
         out = ffi.new("uvmm_engine **")
         err = ffi.new("char[]", lib.UVMM_ERR_BYTES)
         code = lib.uvmm_engine_start(c, out, err)
@@ -174,6 +177,7 @@ class Engine:
         """
         c = ffi.new("struct uvmm_guest_config *")
         _set_text(c, "name", config.name)
+        _set_text(c, "group", config.share_group)
         c.token = config.token
         c.min_pages, c.max_pages = config.min_pages, config.max_pages
         c.target_pages = config.target_pages
@@ -243,6 +247,28 @@ class Engine:
         if code not in (0, -errno.ENOMEM):
             raise _error(code, "")
         return _moved(result)
+
+    def share_now(self, guest_id: int) -> Shared:
+        """
+        Scan a guest, or with 0 all guests, for pages to share; returns when done.
+
+        Raises:
+            UnknownGuestError: If it has ended.
+            NotReadyError: If it has not attached yet.
+            ConflictError: If it shares with nobody.
+        """
+        result = ffi.new("struct uvmm_share_result *")
+        with self._call() as engine:
+            code = lib.uvmm_share_now(engine, guest_id, result)
+        if code == -errno.EOPNOTSUPP:
+            raise ConflictError("the guest was started with --share-group off")
+        if code:
+            raise _error(code, "")
+        return Shared(
+            scanned_pages=result.scanned_pages, shared_pages=result.shared_pages,
+            zero_pages=result.zero_pages, elapsed_ns=result.elapsed_ns,
+            cpu_ns=result.cpu_ns,
+        )
 
     def snapshot(self, shares: Mapping[int, int]) -> Snapshot:
         """
@@ -338,6 +364,22 @@ def _machine(m: Any) -> Machine:
         swap_total_pages=m.swap_total_pages, swap_used_pages=m.swap_used_pages,
         pressure=m.pressure, via=_VIA[m.via], reclaimed_pages=m.reclaimed_pages,
         refused=m.refused, damaged_pages=m.damaged_pages,
+        frame_pages=m.frame_pages, shared_pages=m.shared_pages,
+        saved_pages=m.saved_pages, split_pages=m.split_pages, sharing=_sharing(m),
+    )
+
+
+def _sharing(m: Any) -> Sharing:
+    return Sharing(
+        merged_pages=m.merged_pages, zero_pages=m.share_zero_pages, splits=m.splits,
+        homed_pages=m.homed_pages, scanned_pages=m.share_scanned_pages,
+        passes=m.share_passes, cpu_ns=m.share_cpu_ns, hints=m.hints,
+        stale_hints=m.stale_hints,
+        refused={
+            "busy": m.share_refused_busy, "changed": m.share_refused_changed,
+            "agent": m.share_refused_agent, "mappings": m.share_refused_mappings,
+            "memory": m.share_refused_memory,
+        },
     )
 
 
@@ -351,4 +393,7 @@ def _guest(g: Any, shares: int) -> Guest:
         faults=g.faults, pages_in=g.pages_in,
         pages_out=g.pages_out, zero_dropped=g.zero_dropped, aborted=g.aborted,
         damaged_pages=g.damaged_pages, stall_ns=g.stall_ns,
+        shared_pages=g.shared_pages, split_pages=g.split_pages, splits=g.splits,
+        merged_pages=g.merged_pages, share_zero_pages=g.share_zero_pages,
+        share_scanned_pages=g.share_scanned_pages, share_mappings=g.share_mappings,
     )

@@ -19,6 +19,7 @@ from uvmm.core import EventKind, GuestConfig
 from uvmm.errors import BadInputError, ConflictError, NotReadyError, UnknownGuestError
 from uvmm.host import child, owner, process
 from uvmm.policy import admission
+from uvmm.policy.parameters import SHARES_MAX
 from uvmm.policy.targets import targets
 from uvmm.sense import Senses
 from uvmm.units import bytes_to_pages, pages_to_bytes, parse_size, shown
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 
     from uvmm.core import Engine, Event
     from uvmm.host import Peer, Process
-    from uvmm.model import Guest, Moved, Snapshot
+    from uvmm.model import Guest, Moved, Shared, Snapshot
 
 NAME_BYTES = 63
-SHARES_MAX = 1_000_000
+SHARE_OFF = "off"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,62}", re.ASCII)
 
 
@@ -41,7 +42,8 @@ class Application:
     What a launcher asks for a guest.
 
     Sizes are words, where 100% is machine memory; None is the default. With
-    `numbered` a name that is taken gets -2, -3 and so on.
+    `numbered` a name that is taken gets -2, -3 and so on. The group that it shares pages
+    with is "off" for none, else one of the user who asks.
     """
 
     peer: Peer
@@ -53,6 +55,7 @@ class Application:
     min_size: str | None
     max_size: str | None
     shares: int
+    share_group: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +127,8 @@ class Daemon:
             snapshot, _ = self.look()
             config = GuestConfig(
                 name=self._name(wanted), token=token, pid=wanted.pid,
-                uid=uid, gid=gid, kin=False, **_sizes(wanted, snapshot),
+                uid=uid, gid=gid, kin=False,
+                share_group=_share_group(wanted, uid), **_sizes(wanted, snapshot),
             )
             self._check_free(guest_process)
             try:
@@ -194,6 +198,22 @@ class Daemon:
         """
         guest = self.guest(name)
         return self._engine.restore(guest.id)
+
+    def share_now(self, name: str | None) -> Shared:
+        """
+        Look for pages to share, in one guest or in all.
+
+        Raises:
+            UnknownGuestError: If there is no such guest.
+            NotReadyError: If it has not attached yet.
+            ConflictError: If it shares with nobody.
+        """
+        return self._engine.share_now(0 if name is None else self.guest(name).id)
+
+    def scan_rate(self) -> float:
+        """Return how many pages a second were looked at lately, to be shared."""
+        with self._lock:
+            return self._senses.scan_rate()
 
     def guest(self, name: str) -> Guest:
         """
@@ -313,6 +333,21 @@ def _who(wanted: Application) -> tuple[Process, int, int]:
     if owned[0] not in (0, uid):
         raise BadInputError(f"process {wanted.pid} belongs to user {owned[0]}, not {uid}")
     return guest_process, uid, gid
+
+
+def _share_group(wanted: Application, uid: int) -> str:
+    """Return the group's full name: nobody can name one of another user's."""
+    if wanted.share_group == SHARE_OFF:
+        return ""
+    if wanted.share_group is None:
+        return f"{uid}/"
+    if not _NAME.fullmatch(wanted.share_group):
+        raise BadInputError(
+            f"--share-group {shown(wanted.share_group)}: {SHARE_OFF}, or 1 to {NAME_BYTES} of "
+            "letters, digits and _.+-, not starting with a sign"
+        )
+    # Only root can start guests as other users, and so have these in one group.
+    return f"{wanted.peer.uid}/{wanted.share_group}"
 
 
 def _sizes(wanted: Application, snapshot: Snapshot) -> dict[str, int]:

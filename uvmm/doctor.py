@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from uvmm import host, large_pages
+from uvmm import host, machine_settings
 from uvmm.errors import UvmmError
 from uvmm.units import format_size
 
@@ -191,6 +191,7 @@ def _try_engine(via: str) -> str:
         config = EngineConfig(
             run_dir=Path(directory), swap_path=Path(directory) / "swap",
             memory_pages=_TRIAL_PAGES, swap_pages=256, via=via, group=None,
+            share_cpu_permille=0,
         )
         try:
             Engine(config).stop()
@@ -201,7 +202,7 @@ def _try_engine(via: str) -> str:
 
 def _large_pages() -> Finding:
     words, good = [], True
-    for setting in large_pages.settings():
+    for setting in machine_settings.page_settings():
         word = host.shmem_word(setting.path)
         settable = word == "never" and os.access(setting.path, os.W_OK)
         good = good and (settable or word not in ("", "never", "deny"))
@@ -221,6 +222,7 @@ def _maps() -> Finding:
     except (OSError, ValueError):
         maps = 0
     return _finding(
-        "vm.max_map_count", str(maps), "fewer mappings a guest: raise it with sysctl",
+        "vm.max_map_count", str(maps),
+        "fewer mappings a guest, where the daemon may not raise it: less is shared",
         good=maps >= DEFAULT_MAPS,
     )

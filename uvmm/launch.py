@@ -60,6 +60,7 @@ class Launch:
     user: str | None
     heap: Heap
     follow: bool
+    share_group: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,8 @@ def _application(
         "min": wanted.min_size,
         "max": wanted.max_size,
     }
+    if wanted.share_group is not None:
+        body["share_group"] = wanted.share_group
     if wanted.shares is not None:
         body["shares"] = wanted.shares
     if user is not None:

@@ -8,6 +8,32 @@ Units: pages of 4 KiB, nanoseconds of the monotonic clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """What looking for pages to share has come to since the start."""
+
+    merged_pages: int
+    zero_pages: int
+    splits: int
+    homed_pages: int
+    scanned_pages: int
+    passes: int
+    cpu_ns: int
+    hints: int
+    stale_hints: int
+    refused: Mapping[str, int]
+
+
+NO_SHARING = Sharing(
+    merged_pages=0, zero_pages=0, splits=0, homed_pages=0, scanned_pages=0, passes=0,
+    cpu_ns=0, hints=0, stale_hints=0, refused={},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +52,16 @@ class Machine:
     reclaimed_pages: int
     refused: int
     damaged_pages: int
+    frame_pages: int = 0
+    shared_pages: int = 0
+    saved_pages: int = 0
+    split_pages: int = 0
+    sharing: Sharing = NO_SHARING
 
     @property
     def used_pages(self) -> int:
-        """What the tmpfs and the daemon hold of the host's RAM."""
-        return self.tmpfs_pages + self.daemon_pages
+        """What the tmpfs, split pages and the daemon hold of the host's RAM."""
+        return self.tmpfs_pages + self.split_pages + self.daemon_pages
 
     @property
     def free_pages(self) -> int:
@@ -39,8 +70,8 @@ class Machine:
 
     @property
     def overhead_pages(self) -> int:
-        """What uvmm itself costs: all that is used and is no guest's page."""
-        return max(0, self.used_pages - self.guest_pages)
+        """What uvmm itself costs: all that is used and is no page of guests."""
+        return max(0, self.used_pages - self.guest_pages - self.frame_pages)
 
     @property
     def guest_budget_pages(self) -> int:
@@ -83,6 +114,12 @@ class Guest:
     aborted: int
     damaged_pages: int
     stall_ns: int
+    split_pages: int = 0
+    splits: int = 0
+    merged_pages: int = 0
+    share_zero_pages: int = 0
+    share_scanned_pages: int = 0
+    share_mappings: int = 0
 
     @property
     def placed_pages(self) -> int:
@@ -115,3 +152,14 @@ class Moved:
     zero_pages: int
     left_pages: int
     elapsed_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What a pass on request over guests did."""
+
+    scanned_pages: int
+    shared_pages: int
+    zero_pages: int
+    elapsed_ns: int
+    cpu_ns: int

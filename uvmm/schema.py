@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic reads typing's only since 3.12
 
-from uvmm.daemon import SHARES_MAX
+from uvmm.policy.parameters import DEFAULT_SHARES, SHARES_MAX
 from uvmm.units import pages_to_bytes
 
 if TYPE_CHECKING:
-    from uvmm.model import Guest, Machine, Moved, Snapshot
+    from uvmm.model import Guest, Machine, Moved, Shared, Sharing, Snapshot
 
 SIZE_CHARACTERS = 64
 ID_MAX = 0xFFFFFFFE  # the largest user and group number
 PID_MAX = 1 << 22
-DEFAULT_SHARES = 1000
+GROUP_CHARACTERS = 63
 
 SizeText = Annotated[str, Field(max_length=SIZE_CHARACTERS)]
 
@@ -37,6 +37,13 @@ class GuestRequest(_Body):
     min: SizeText | int | None = None
     max: SizeText | int | None = None
     shares: Annotated[int, Field(ge=1, le=SHARES_MAX)] = DEFAULT_SHARES
+    share_group: Annotated[str, Field(max_length=GROUP_CHARACTERS)] | None = None
+
+
+class ShareRequest(_Body):
+    """Whose pages to look through at once; all guests' if no name is given."""
+
+    name: Annotated[str, Field(max_length=63)] | None = None
 
 
 class ReclaimRequest(_Body):
@@ -64,6 +71,42 @@ class MovedAnswer(TypedDict):
     elapsed_seconds: float
 
 
+class SharedAnswer(TypedDict):
+    """What a pass over guests did."""
+
+    scanned_pages: int
+    shared_pages: int
+    zero_pages: int
+    elapsed_seconds: float
+    cpu_seconds: float
+
+
+class RefusalFigures(TypedDict):
+    """Pages that had a twin and were not shared at that time, by reason."""
+
+    busy: int
+    changed: int
+    agent: int
+    mappings: int
+    memory: int
+
+
+class SharingFigures(TypedDict):
+    """The search for pages to share, since the start; the rate is of the last second."""
+
+    merged_pages: int
+    zero_pages: int
+    splits: int
+    homed_pages: int
+    scanned_pages: int
+    scanned_pages_per_second: float
+    passes: int
+    cpu_seconds: float
+    hints: int
+    stale_hints: int
+    refused: RefusalFigures
+
+
 class MachineFigures(TypedDict):
     """The machine; what each means is in docs/reference.md."""
 
@@ -80,6 +123,11 @@ class MachineFigures(TypedDict):
     reclaimed_pages: int
     refused: int
     damaged_pages: int
+    frame_bytes: int
+    shared_bytes: int
+    saved_bytes: int
+    split_bytes: int
+    sharing: SharingFigures
 
 
 class GuestFigures(TypedDict):
@@ -115,6 +163,13 @@ class GuestFigures(TypedDict):
     damaged_pages: int
     stall_seconds: float
     stall_percent: float
+    split_bytes: int
+    splits: int
+    merged_pages: int
+    share_zero_pages: int
+    share_scanned_pages: int
+    share_yield_percent: float
+    share_mappings: int
 
 
 class Figures(TypedDict):
@@ -141,8 +196,8 @@ class ErrorAnswer(TypedDict):
 _PRESSURE: tuple[Literal["none"], Literal["some"], Literal["full"]] = ("none", "some", "full")
 
 
-def machine_figures(machine: Machine) -> MachineFigures:
-    """Tell *machine* in bytes."""
+def machine_figures(machine: Machine, scan_rate: float) -> MachineFigures:
+    """Tell *machine* in bytes; *scan_rate* is in pages a second."""
     return MachineFigures(
         total_bytes=pages_to_bytes(machine.total_pages),
         used_bytes=pages_to_bytes(machine.used_pages),
@@ -157,6 +212,27 @@ def machine_figures(machine: Machine) -> MachineFigures:
         reclaimed_pages=machine.reclaimed_pages,
         refused=machine.refused,
         damaged_pages=machine.damaged_pages,
+        frame_bytes=pages_to_bytes(machine.frame_pages),
+        shared_bytes=pages_to_bytes(machine.shared_pages),
+        saved_bytes=pages_to_bytes(machine.saved_pages),
+        split_bytes=pages_to_bytes(machine.split_pages),
+        sharing=_sharing_figures(machine.sharing, scan_rate),
+    )
+
+
+def _sharing_figures(sharing: Sharing, scan_rate: float) -> SharingFigures:
+    refused = sharing.refused
+    return SharingFigures(
+        merged_pages=sharing.merged_pages, zero_pages=sharing.zero_pages,
+        splits=sharing.splits, homed_pages=sharing.homed_pages,
+        scanned_pages=sharing.scanned_pages, scanned_pages_per_second=round(scan_rate, 1),
+        passes=sharing.passes, cpu_seconds=sharing.cpu_ns / 1e9,
+        hints=sharing.hints, stale_hints=sharing.stale_hints,
+        refused=RefusalFigures(
+            busy=refused.get("busy", 0), changed=refused.get("changed", 0),
+            agent=refused.get("agent", 0), mappings=refused.get("mappings", 0),
+            memory=refused.get("memory", 0),
+        ),
     )
 
 
@@ -183,13 +259,25 @@ def guest_figures(guest: Guest, stall_percent: float) -> GuestFigures:
         damaged_pages=guest.damaged_pages,
         stall_seconds=guest.stall_ns / 1e9,
         stall_percent=round(stall_percent, 2),
+        split_bytes=pages_to_bytes(guest.split_pages),
+        splits=guest.splits,
+        merged_pages=guest.merged_pages,
+        share_zero_pages=guest.share_zero_pages,
+        share_scanned_pages=guest.share_scanned_pages,
+        share_yield_percent=round(
+            100 * (guest.merged_pages + guest.share_zero_pages)
+            / max(1, guest.share_scanned_pages), 2
+        ),
+        share_mappings=guest.share_mappings,
     )
 
 
-def figures(snapshot: Snapshot, stalls: dict[int, float]) -> Figures:
-    """Tell a snapshot; *stalls* are percentages by guest id."""
+def figures(
+    snapshot: Snapshot, stalls: dict[int, float], scan_rate: float = 0.0
+) -> Figures:
+    """Tell a snapshot; *stalls* are percentages by guest id, the rate pages a second."""
     return Figures(
-        machine=machine_figures(snapshot.machine),
+        machine=machine_figures(snapshot.machine, scan_rate),
         guests=[guest_figures(guest, stalls[guest.id]) for guest in snapshot.guests],
     )
 
@@ -199,4 +287,13 @@ def moved(done: Moved) -> MovedAnswer:
     return MovedAnswer(
         pages=done.pages, zero_pages=done.zero_pages, left_pages=done.left_pages,
         elapsed_seconds=done.elapsed_ns / 1e9,
+    )
+
+
+def shared(done: Shared) -> SharedAnswer:
+    """Tell what a pass over guests did."""
+    return SharedAnswer(
+        scanned_pages=done.scanned_pages, shared_pages=done.shared_pages,
+        zero_pages=done.zero_pages, elapsed_seconds=done.elapsed_ns / 1e9,
+        cpu_seconds=done.cpu_ns / 1e9,
     )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What the daemon remembers of what it sees: each guest's recent stalls."""
+"""What the daemon remembers of what it sees: guests' recent stalls, and a rate."""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from uvmm.policy.stall import StallSample, Window, observe, percent
@@ -10,14 +11,16 @@ from uvmm.policy.stall import StallSample, Window, observe, percent
 if TYPE_CHECKING:
     from uvmm.model import Snapshot
 
+_SCAN_SAMPLES = 5
 PERIOD_S = 0.25  # 40 samples a window: what happens between two is in the counters
 
 
 class Senses:
-    """Keeps the stall windows; used by one thread at a time."""
+    """Keeps the stall windows and the scan rate; used by one thread at a time."""
 
     def __init__(self) -> None:
         self._windows: dict[int, Window] = {}
+        self._scans: deque[tuple[int, int]] = deque(maxlen=_SCAN_SAMPLES)
 
     def see(self, snapshot: Snapshot) -> None:
         """Take note of *snapshot*; guests that are not in it are forgotten."""
@@ -31,7 +34,16 @@ class Senses:
             )
             for guest in snapshot.guests
         }
+        machine = snapshot.machine
+        self._scans.append((machine.now_ns, machine.sharing.scanned_pages))
 
     def stall_percent(self, guest_id: int) -> float:
         """Return the guest's stall percentage of the last 10 s, 0 if it is new."""
         return percent(self._windows.get(guest_id, ()))
+
+    def scan_rate(self) -> float:
+        """Return the pages scanned a second, over the last few samples."""
+        if len(self._scans) < 2:
+            return 0.0
+        (since_ns, before), (now_ns, now) = self._scans[0], self._scans[-1]
+        return (now - before) * 1e9 / max(1, now_ns - since_ns)

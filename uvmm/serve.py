@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from uvmm import host, large_pages, leftovers, rundir
+from uvmm import host, leftovers, machine_settings, rundir
 from uvmm.api import make_app
 from uvmm.control import CONNECTIONS, Connection
 from uvmm.core import Engine, EngineConfig, EventKind
@@ -32,7 +32,15 @@ from uvmm.daemon import Daemon
 from uvmm.errors import BadInputError, DaemonStartError, EngineError, NotReadyError, UvmmError
 from uvmm.log import LOGGER, open_log, tell
 from uvmm.sense import PERIOD_S
-from uvmm.settings import VIA, Settings, Sizes, check_run_dir, resolve, swap_path
+from uvmm.settings import (
+    VIA,
+    Settings,
+    Sizes,
+    check_run_dir,
+    resolve,
+    share_cpu_permille,
+    swap_path,
+)
 from uvmm.units import LARGEST_BYTES, bytes_to_pages, format_size
 
 if TYPE_CHECKING:
@@ -181,7 +189,7 @@ def _open(settings: Settings, undo: ExitStack) -> _Parts:
     events = open_log(run_dir.log, also_stderr=settings.foreground)
     engine = _engine(run_dir, settings, sizes, group)
     undo.callback(engine.stop)
-    undo.enter_context(large_pages.allowed())
+    undo.enter_context(machine_settings.allowed())
     daemon = Daemon(engine, on_change=_recorder(run_dir, record))
     place = f" at {sizes.swap_path}" if sizes.swap_path else ""
     tell(
@@ -195,6 +203,7 @@ def _check_words(settings: Settings) -> None:
     """Refuse what no host could give, before anything is touched."""
     if settings.memory_via not in (None, *VIA):
         raise BadInputError(f"--memory-via {settings.memory_via}: give one of {', '.join(VIA)}")
+    share_cpu_permille(settings)
     host.free_disk_bytes(swap_path(settings).parent)
     resolve(settings, ram_bytes=host.ram_bytes(), free_disk_bytes=LARGEST_BYTES)
 
@@ -227,6 +236,7 @@ def _engine(run_dir: RunDir, settings: Settings, sizes: Sizes, group: int | None
         memory_pages=bytes_to_pages(sizes.memory_bytes),
         swap_pages=bytes_to_pages(sizes.swap_bytes),
         via=settings.memory_via or VIA[0], group=group,
+        share_cpu_permille=share_cpu_permille(settings),
     )
     try:
         return Engine(config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from uvmm.errors import BadInputError
@@ -20,6 +21,8 @@ SMALLEST_MEMORY_BYTES = 16 << 20  # below this a few threads starve each other
 DEFAULT_RAM_PERCENT = 25
 DEFAULT_MEMORY_BYTES = 256 << 20  # on a host where the percentage is less
 DEFAULT_SWAP_TIMES = 2  # as large as memory: guests overcommit by three
+DEFAULT_SHARE_CPU_PERMILLE = 50
+LARGEST_SHARE_CPU_PERCENT = 100
 SOCKET_PATH_BYTES = 107  # of a unix socket, without NUL
 _LONGEST_SOCKET = "/control.sock"
 
@@ -34,6 +37,7 @@ class Settings:
     swap_size: str | None = None
     memory_via: str | None = None
     group: str | None = None
+    share_cpu: str | None = None
     force: bool = False
     exit_when_empty: bool = False
     foreground: bool = False
@@ -75,6 +79,29 @@ def resolve(settings: Settings, *, ram_bytes: int, free_disk_bytes: int) -> Size
     return Sizes(
         memory_bytes=memory_bytes, swap_bytes=swap_bytes, swap_path=swap_path(settings)
     )
+
+
+def share_cpu_permille(settings: Settings) -> int:
+    """
+    Return how much of one CPU may be used to look for pages to share, in thousandths.
+
+    Raises:
+        BadInputError: If it is no percentage from 0 to 100.
+    """
+    given = settings.share_cpu
+    if given is None:
+        return DEFAULT_SHARE_CPU_PERMILLE
+    try:
+        percent = Decimal(given.strip().removesuffix("%").rstrip())
+    except InvalidOperation:
+        percent = Decimal(-1)
+    # Not a number compares as no number does.
+    if not (percent.is_finite() and 0 <= percent <= LARGEST_SHARE_CPU_PERCENT):
+        raise BadInputError(
+            f"--share-cpu {shown(given)}: a percentage of one CPU is expected, from 0 "
+            f"(never look) to {LARGEST_SHARE_CPU_PERCENT}, such as 5%"
+        )
+    return int(percent * 10)
 
 
 def check_run_dir(run_dir: str) -> None:

@@ -11,7 +11,7 @@ from uvmm.units import format_size
 
 if TYPE_CHECKING:
     from uvmm.doctor import Finding
-    from uvmm.schema import Figures, GuestFigures, MachineFigures
+    from uvmm.schema import Figures, GuestFigures, MachineFigures, SharedAnswer
 
 # Columns that are 0 for every guest are left out.
 _PLACES = ("resident", "shared", "ballooned", "compressed", "swapped", "far", "untouched")
@@ -68,7 +68,58 @@ def machine_lines(machine: MachineFigures) -> list[str]:
         f"{format_size(machine['swap_total_bytes'])} used; {machine['reclaimed_pages']} pages "
         f"reclaimed, {machine['refused']} requests refused, "
         f"{machine['damaged_pages']} pages damaged",
+        sharing_lines(machine)[0],
     ]
+
+
+def sharing_lines(machine: MachineFigures) -> list[str]:
+    """Return what is shared, and what that cost, in a few lines."""
+    sharing = machine["sharing"]
+    refused = ", ".join(f"{count} {why}" for why, count in sharing["refused"].items() if count)
+    return [
+        f"shared  {format_size(machine['shared_bytes'])} of guests' pages in "
+        f"{format_size(machine['frame_bytes'])} of frames: "
+        f"{format_size(machine['saved_bytes'])} saved; "
+        f"{sharing['zero_pages']} zero pages freed",
+        f"split   {format_size(machine['split_bytes'])} now, {sharing['splits']} pages in all, "
+        f"{sharing['homed_pages']} brought home",
+        f"scan    {sharing['scanned_pages']} pages in {sharing['cpu_seconds']:.1f} s of CPU, "
+        f"{sharing['scanned_pages_per_second']:.0f} a second now; {sharing['hints']} hints, "
+        f"{sharing['stale_hints']} stale",
+        f"refused {refused or 'none'}",
+    ]
+
+
+def sharing_table(guests: list[GuestFigures]) -> Table:
+    """Return what each guest shares."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("NAME")
+    columns = ("RESIDENT", "SHARED", "SPLIT", "SPLITS", "ZERO", "SCANNED", "YIELD%", "MAPS")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for guest in guests:
+        table.add_row(
+            guest["name"], format_size(guest["resident_bytes"]),
+            format_size(guest["shared_bytes"]), format_size(guest["split_bytes"]),
+            str(guest["splits"]), str(guest["share_zero_pages"]),
+            str(guest["share_scanned_pages"]), f"{guest['share_yield_percent']:.1f}",
+            str(guest["share_mappings"]),
+        )
+    return table
+
+
+def sharing_parts(figures: Figures) -> tuple[list[str], Table]:
+    """Return the machine's lines and the guests' table."""
+    return sharing_lines(figures["machine"]), sharing_table(figures["guests"])
+
+
+def shared_line(done: SharedAnswer) -> str:
+    """Return what a pass over guests did."""
+    return (
+        f"looked at {done['scanned_pages']} pages: {done['shared_pages']} shared, "
+        f"{done['zero_pages']} zero and freed, in {done['elapsed_seconds']:.2f} s "
+        f"({done['cpu_seconds']:.2f} s of CPU)"
+    )
 
 
 def stats_parts(figures: Figures) -> tuple[list[str], Table]:

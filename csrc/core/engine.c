@@ -126,6 +126,11 @@ static int start_serving(struct uvmm_engine *e, char *err)
 		snprintf(err, UVMM_ERR_BYTES, "cannot start the reclaimer: %s", strerror(-rc));
 		goto no_reclaim;
 	}
+	rc = scanner_start(e, e->cfg.share_cpu_permille);
+	if (rc) {
+		snprintf(err, UVMM_ERR_BYTES, "cannot start the scanner: %s", strerror(-rc));
+		goto no_scanner;
+	}
 	rc = start_memfs(e, dir, err);
 	if (rc)
 		goto no_memfs;
@@ -134,6 +139,8 @@ static int start_serving(struct uvmm_engine *e, char *err)
 		return 0;
 	stop_memfs(e, dir);
 no_memfs:
+	scanner_stop(e);
+no_scanner:
 	pressure_stop(e);
 	reclaim_stop(e);
 no_reclaim:
@@ -180,6 +187,7 @@ static int check_config(const struct uvmm_engine_config *cfg, char *err)
 	if (!memchr(cfg->run_dir, '\0', sizeof(cfg->run_dir)) || !cfg->run_dir[0] ||
 	    !memchr(cfg->swap_path, '\0', sizeof(cfg->swap_path)) ||
 	    (cfg->swap_pages && !cfg->swap_path[0]) || cfg->via > 1 ||
+	    cfg->share_cpu_permille > 64000 ||
 	    cfg->memory_pages > 1ull << 40 || cfg->swap_pages > 1ull << 40) {
 		snprintf(err, UVMM_ERR_BYTES, "a field of the configuration is out of range");
 		return -EINVAL;
@@ -246,6 +254,7 @@ void uvmm_engine_stop(uvmm_engine *e)
 		clock_sleep_ns(END_POLL_NS);
 	session_stop(e);
 	stop_memfs(e, dir);
+	scanner_stop(e);
 	pressure_stop(e);
 	reclaim_stop(e);
 	fault_stop(e);
@@ -285,7 +294,7 @@ int uvmm_guest_create(uvmm_engine *e, const struct uvmm_guest_config *cfg,
 
 	err[0] = '\0';
 	do {
-		rc = guest_create(&e->registry, &e->machine, cfg, &g, err, UVMM_ERR_BYTES);
+		rc = guest_create(&e->registry, &e->machine, e->cfg.memory_pages, cfg, &g, err, UVMM_ERR_BYTES);
 		if (rc != -EEXIST || !is_name_about_to_be_free(e, cfg->name))
 			break;
 		clock_sleep_ns(END_POLL_NS);
@@ -335,11 +344,70 @@ int uvmm_guest_reclaim(uvmm_engine *e, uint64_t id, uint64_t pages, uint32_t tie
 	if (rc)
 		return rc;
 	b = reclaim_buffer_new();
-	rc = b ? reclaim_guest(e, g, pages, e->tier[tier], b, res) : -ENOMEM;
+	rc = b ? reclaim_guest(e, g, pages, false, e->tier[tier], b, res) : -ENOMEM;
 	reclaim_buffer_free(b);
 	guest_leave(g);
 	res->left_pages = pages > res->pages ? pages - res->pages : 0;
 	res->elapsed_ns = clock_ns() - since;
+	pressure_refresh(e);
+	pressure_wake_waiting(e);
+	return rc;
+}
+
+static void share_all(struct uvmm_engine *e, struct scan_buffer *b, struct scan_result *r)
+{
+	struct guest *g;
+	size_t at = 0;
+
+	while ((g = guest_next_entered(&e->registry, &at))) {
+		if (g->group)
+			scanner_pass(e, g, b, r);
+		guest_leave(g);
+	}
+}
+
+static int share_one(struct uvmm_engine *e, uint64_t id, struct scan_buffer *b,
+		     struct scan_result *r)
+{
+	struct guest *g;
+	int rc = enter(e, id, &g);
+
+	if (rc)
+		return rc;
+	if (g->group)
+		scanner_pass(e, g, b, r);
+	else
+		rc = -EOPNOTSUPP;
+	guest_leave(g);
+	return rc;
+}
+
+int uvmm_share_now(uvmm_engine *e, uint64_t id, struct uvmm_share_result *res)
+{
+	uint64_t since = clock_ns(), used = clock_thread_ns(), cpu;
+	struct scan_buffer *b = scan_buffer_new();
+	struct scan_result r = { 0 };
+	int rc = 0;
+
+	*res = (struct uvmm_share_result){ 0 };
+	if (!b)
+		return -ENOMEM;
+	cpu = atomic_load(&e->sharing.cpu_ns);
+	atomic_fetch_add(&e->scanner.asked, 1);
+	if (id)
+		rc = share_one(e, id, b, &r);
+	else
+		share_all(e, b, &r);
+	atomic_fetch_sub(&e->scanner.asked, 1);
+	scan_buffer_free(b);
+	atomic_fetch_add(&e->sharing.cpu_ns, clock_thread_ns() - used);
+	*res = (struct uvmm_share_result){
+		.scanned_pages = r.scanned,
+		.shared_pages = r.shared,
+		.zero_pages = r.zero,
+		.elapsed_ns = clock_ns() - since,
+		.cpu_ns = atomic_load(&e->sharing.cpu_ns) - cpu,
+	};
 	pressure_refresh(e);
 	pressure_wake_waiting(e);
 	return rc;

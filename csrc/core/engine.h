@@ -13,7 +13,9 @@
 #include "memfs.h"
 #include "pressure.h"
 #include "reclaim.h"
+#include "scanner.h"
 #include "session.h"
+#include "sharing.h"
 #include "tier.h"
 #include "uvmm_core.h"
 
@@ -28,12 +30,14 @@ struct uvmm_engine {
 	struct pressure pressure;
 	struct faults faults;
 	struct reclaimer reclaimer;
+	struct scanner scanner;
 	struct memfs *memfs;
 	struct session *session;
 	_Atomic int64_t chunks_by_page; /* to load before a large page is tried again */
 	_Atomic uint64_t refused;
 	_Atomic uint64_t damaged_pages;
 	_Atomic uint64_t pinned_pages;
+	struct sharing sharing;         /* counters */
 };
 
 /* --- the life of a guest (engine_guest.c) ----------------------------------- */

@@ -10,6 +10,7 @@
 #include "engine.h"
 #include "locks.h"
 #include "range.h"
+#include "share.h"
 #include "uffd.h"
 
 #define FIRST_INO 1u            /* of the root; a guest's is its id above it */
@@ -44,6 +45,7 @@ static void detach(struct uvmm_engine *e, struct guest *g)
 {
 	fault_remove(e, g);
 	guest_detach(g);
+	share_forget(e, g);
 	drop_stored(e, g);
 }
 
@@ -253,7 +255,7 @@ static int punch(void *ctx, uint64_t ino, uint64_t off, uint64_t len)
 	    len > (g->max_pages << UVMM_PAGE_SHIFT) - off)
 		rc = -EINVAL;
 	else
-		rc = range_discard(e, g, off >> UVMM_PAGE_SHIFT, len >> UVMM_PAGE_SHIFT);
+		rc = range_discard(e, g, off >> UVMM_PAGE_SHIFT, len >> UVMM_PAGE_SHIFT, false);
 	guest_leave(g);
 	return rc;
 }

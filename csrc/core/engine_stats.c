@@ -24,12 +24,16 @@ static bool is_alive(const struct guest *g)
 static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 {
 	uint64_t stored = atomic_load(&g->stored_pages);
-	uint64_t resident = machine_file_pages(g->memfd);
+	uint64_t shared = atomic_load(&g->sharing.shared_pages);
+	uint64_t split = atomic_load(&g->sharing.split_pages);
+	uint64_t resident = machine_file_pages(g->memfd) + split;
 
 	if (stored > g->max_pages)
 		stored = g->max_pages;
-	if (resident > g->max_pages - stored)
-		resident = g->max_pages - stored;
+	if (shared > g->max_pages - stored)
+		shared = g->max_pages - stored;
+	if (resident > g->max_pages - stored - shared)
+		resident = g->max_pages - stored - shared;
 	*s = (struct uvmm_guest_stats){
 		.id = g->id,
 		.pid = g->pid,
@@ -40,7 +44,7 @@ static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 		.target_pages = atomic_load(&g->target_pages),
 		.resident_pages = resident,
 		.swapped_pages = stored,
-		.untouched_pages = g->max_pages - resident - stored,
+		.untouched_pages = g->max_pages - resident - stored - shared,
 		.pinned_pages = atomic_load(&g->pinned_pages),
 		.faults = atomic_load(&g->faults),
 		.pages_in = atomic_load(&g->pages_in),
@@ -49,6 +53,13 @@ static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 		.aborted = atomic_load(&g->aborted),
 		.damaged_pages = atomic_load(&g->damaged_pages),
 		.stall_ns = guest_stall_ns(g, now_ns),
+		.shared_pages = shared,
+		.split_pages = split,
+		.splits = atomic_load(&g->sharing.splits),
+		.merged_pages = atomic_load(&g->sharing.merged),
+		.share_zero_pages = atomic_load(&g->sharing.zero),
+		.share_scanned_pages = atomic_load(&g->sharing.scanned),
+		.share_mappings = atomic_load(&g->sharing.mappings),
 	};
 	memcpy(s->name, g->name, sizeof(s->name));
 }
@@ -77,6 +88,28 @@ static void ask_kernel(struct uvmm_guest_stats *s)
 	s->unmanaged_pages = kib * 1024 / UVMM_PAGE_SIZE;
 }
 
+static void fill_sharing(struct uvmm_engine *e, struct uvmm_machine_stats *m)
+{
+	struct group_usage u = groups_usage(&e->registry.groups);
+	const struct sharing *s = &e->sharing;
+
+	m->frame_pages = u.frames;
+	m->hints = u.hints;
+	m->stale_hints = u.stale_hints;
+	m->splits = atomic_load(&s->splits);
+	m->homed_pages = atomic_load(&s->homed);
+	m->merged_pages = atomic_load(&s->merged);
+	m->share_zero_pages = atomic_load(&s->zero);
+	m->share_scanned_pages = atomic_load(&s->scanned);
+	m->share_passes = atomic_load(&s->passes);
+	m->share_cpu_ns = atomic_load(&s->cpu_ns);
+	m->share_refused_busy = atomic_load(&s->refused[SHARE_REFUSED_BUSY]);
+	m->share_refused_changed = atomic_load(&s->refused[SHARE_REFUSED_CHANGED]);
+	m->share_refused_agent = atomic_load(&s->refused[SHARE_REFUSED_AGENT]);
+	m->share_refused_mappings = atomic_load(&s->refused[SHARE_REFUSED_MAPPINGS]);
+	m->share_refused_memory = atomic_load(&s->refused[SHARE_REFUSED_MEMORY]);
+}
+
 static void fill_machine(struct uvmm_engine *e, struct uvmm_machine_stats *m)
 {
 	struct tier *swap = e->tier[UVMM_TIER_SWAP];
@@ -93,6 +126,7 @@ static void fill_machine(struct uvmm_engine *e, struct uvmm_machine_stats *m)
 		.damaged_pages = atomic_load(&e->damaged_pages),
 	};
 	swap->ops->usage(swap, &m->swap_total_pages, &m->swap_used_pages);
+	fill_sharing(e, m);
 }
 
 #pragma GCC visibility push(default)
@@ -113,11 +147,15 @@ int uvmm_snapshot(uvmm_engine *e, struct uvmm_machine_stats *m,
 			continue;
 		fill(r->slot[i], m->now_ns, &s);
 		m->guest_pages += s.resident_pages;
+		m->shared_pages += s.shared_pages;
+		m->split_pages += s.split_pages;
 		if (*n < cap)
 			guests[*n] = s;
 		(*n)++;
 	}
 	unlock(&r->lock);
+	/* Frames may be about to lose their last page, or to get their first. */
+	m->saved_pages = m->shared_pages > m->frame_pages ? m->shared_pages - m->frame_pages : 0;
 	for (i = 0; i < *n && i < cap; i++)
 		ask_kernel(&guests[i]);
 	return 0;

@@ -12,6 +12,7 @@
 #include "clock.h"
 #include "engine.h"
 #include "load.h"
+#include "share.h"
 #include "uffd.h"
 
 #define MESSAGES 16
@@ -34,7 +35,7 @@ void fault_poison(struct guest *g, uint64_t ppn)
 static bool is_owned(enum page_state s)
 {
 	return s == PAGE_PUNCHING || s == PAGE_LOADING || s == PAGE_HELD ||
-	       s == PAGE_DISCARDING;
+	       s == PAGE_DISCARDING || s == PAGE_REMAPPING;
 }
 
 /* The page's owner, or the bringer of memory, will wake the thread. If it has
@@ -59,6 +60,8 @@ static void let_through(struct guest *g, uint64_t ppn, const struct uffd_message
 		if (!evicting && pmap_state(e) != PAGE_PRESENT) {
 			if (is_owned(pmap_state(e)))
 				wait_for_owner(g, ppn, m, now_ns);
+			else if (!pmap_is_home(e))
+				share_stale_fault(g, ppn);
 			else
 				guest_wake(g, ppn, 1);
 			return;
@@ -184,6 +187,10 @@ static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 		break;
 	case PAGE_DAMAGED:
 		fault_poison(g, ppn);
+		break;
+	case PAGE_SHARED:
+	case PAGE_SPLIT:
+		share_stale_fault(g, ppn);
 		break;
 	case PAGE_EVICTING:
 		/* Its content is in the file: the fault is older than that. */

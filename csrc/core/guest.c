@@ -12,11 +12,13 @@
 #include "clock.h"
 #include "locks.h"
 #include "machine.h"
+#include "split.h"
 #include "uffd.h"
 
 int registry_init(struct registry *r)
 {
 	memset(r, 0, sizeof(*r));
+	groups_init(&r->groups);
 	return -pthread_mutex_init(&r->lock, NULL);
 }
 
@@ -28,8 +30,10 @@ void registry_fini(struct registry *r)
 		pthread_mutex_destroy(&r->slot[i]->attach_lock);
 		pthread_mutex_destroy(&r->slot[i]->arm_lock);
 		pthread_mutex_destroy(&r->slot[i]->wait_lock);
+		order_fini(&r->slot[i]->order);
 		free(r->slot[i]);
 	}
+	groups_fini(&r->groups);
 	pthread_mutex_destroy(&r->lock);
 }
 
@@ -168,7 +172,9 @@ static struct guest *free_slot_locked(struct registry *r)
 	pthread_mutex_init(&g->attach_lock, NULL);
 	pthread_mutex_init(&g->arm_lock, NULL);
 	pthread_mutex_init(&g->wait_lock, NULL);
-	g->uffd = g->memfd = g->pidfd = -1;
+	order_init(&g->order);
+	g->uffd = g->memfd = g->pidfd = g->pagemap_fd = -1;
+	g->slot = (uint32_t)r->slots;
 	r->slot[r->slots++] = g;
 	return g;
 }
@@ -228,6 +234,7 @@ static void reset_counters(struct guest *g)
 		atomic_store(&g->streams.pages[i], 0);
 	atomic_store(&g->stored_pages, 0);
 	atomic_store(&g->pinned_pages, 0);
+	sharing_clear(&g->sharing, g->max_pages);
 }
 
 static void reset(struct guest *g, uint64_t id, const struct uvmm_guest_config *cfg)
@@ -269,10 +276,27 @@ static int check_config(const struct uvmm_guest_config *cfg, char *err, size_t e
 			 (unsigned long long)cfg->min_pages);
 		return -EINVAL;
 	}
+	if (!memchr(cfg->group, '\0', sizeof(cfg->group))) {
+		snprintf(err, err_bytes, "a group's name has at most %u bytes",
+			 UVMM_CORE_GROUP_BYTES - 1);
+		return -EINVAL;
+	}
 	return 0;
 }
 
-int guest_create(struct registry *r, const struct machine *m,
+static int join(struct registry *r, struct guest *g, const struct machine *m, const char *group,
+		uint64_t frame_pages)
+{
+	int rc = sharing_init(&g->sharing, g->max_pages);
+
+	if (!rc)
+		rc = group_join(&r->groups, m, group, frame_pages, &g->group);
+	if (rc)
+		sharing_fini(&g->sharing, g->max_pages);
+	return rc;
+}
+
+int guest_create(struct registry *r, const struct machine *m, uint64_t frame_pages,
 		 const struct uvmm_guest_config *cfg, struct guest **out,
 		 char *err, size_t err_bytes)
 {
@@ -303,6 +327,11 @@ int guest_create(struct registry *r, const struct machine *m,
 	}
 	reset(g, r->last_id + 1, cfg);
 	rc = open_files(g, m);
+	if (!rc && cfg->group[0]) {
+		rc = join(r, g, m, cfg->group, frame_pages);
+		if (rc)
+			close_files(g);
+	}
 	if (rc) {
 		snprintf(err, err_bytes, "machine memory has no room for %s: %s", cfg->name,
 			 strerror(-rc));
@@ -323,7 +352,10 @@ fail:
 void guest_destroy(struct registry *r, struct guest *g)
 {
 	close_files(g);
+	sharing_fini(&g->sharing, g->max_pages);
+	group_leave(&r->groups, g->group);
 	lock(&r->lock);
+	g->group = NULL;
 	if (g->pidfd >= 0)
 		close(g->pidfd);
 	g->pidfd = -1;
@@ -341,6 +373,7 @@ int guest_attach(struct guest *g, int uffd, uint64_t base)
 		atomic_store(&g->armed[c], CHUNK_OPEN);
 	g->uffd = uffd;
 	g->base = base;
+	g->pagemap_fd = g->group ? split_open(g) : -1;
 	atomic_store(&g->state, GUEST_ATTACHED);
 	atomic_store(&g->attached, true);
 	return 0;
@@ -349,10 +382,13 @@ int guest_attach(struct guest *g, int uffd, uint64_t base)
 void guest_detach(struct guest *g)
 {
 	atomic_store(&g->attached, false);
+	order_abandon(g);
 	while (atomic_load(&g->inside))
 		clock_sleep_ns(NS_PER_MS / 20);
 	close(g->uffd);
-	g->uffd = -1;
+	if (g->pagemap_fd >= 0)
+		close(g->pagemap_fd);
+	g->uffd = g->pagemap_fd = -1;
 	if (atomic_load(&g->state) == GUEST_ATTACHED)
 		atomic_store(&g->state, GUEST_REGISTERED);
 }

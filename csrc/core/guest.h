@@ -27,7 +27,10 @@
 #include <stdint.h>
 
 #include "direct_io.h"
+#include "group.h"
+#include "order.h"
 #include "pmap.h"
+#include "sharing.h"
 #include "stream.h"
 #include "uvmm_core.h"
 
@@ -54,6 +57,8 @@ struct guest {
 	int pidfd;
 	int memfd;              /* its file in machine memory */
 	struct pmap pmap;
+	struct group *group;    /* NULL: shares with nobody */
+	uint32_t slot;          /* of the registry, for good */
 
 	_Atomic uint32_t uid, gid;      /* of the process when it last connected */
 	_Atomic uint32_t state;         /* enum guest_state */
@@ -61,6 +66,7 @@ struct guest {
 
 	pthread_mutex_t attach_lock;    /* guards attach, detach and end; and: */
 	int uffd;                       /* changed only when nobody is in */
+	int pagemap_fd;                 /* likewise; -1: none */
 	uint64_t base;                  /* likewise */
 	_Atomic bool attached;          /* may be entered */
 	_Atomic int inside;             /* how many have */
@@ -79,6 +85,8 @@ struct guest {
 	_Atomic int direct_io;          /* enum direct_io, until then */
 	_Atomic uint64_t hand;          /* where reclaim goes on, a chunk number */
 	struct streams streams;
+	struct order order;             /* for its agent; see there */
+	struct guest_sharing sharing;   /* see there */
 
 	_Atomic uint32_t strange_fds;   /* that it sent, and were no userfaultfd */
 	_Atomic int servers;            /* fault threads that look for its messages */
@@ -90,6 +98,7 @@ struct guest {
 };
 
 struct registry {
+	struct groups groups;
 	pthread_mutex_t lock;           /* guards below */
 	struct guest *slot[UVMM_GUESTS_MAX];
 	size_t slots;                   /* slots ever used */
@@ -101,9 +110,10 @@ void registry_fini(struct registry *r);
 
 struct machine;
 
-/* Checks and takes the name, makes the file and the page map.
+/* Checks and takes the name, makes the file and the page map, joins its group, which is
+ * made for frame_pages frames.
  *   -EINVAL, -EEXIST, -ESRCH, -ENOSPC, with words in err */
-int guest_create(struct registry *r, const struct machine *m,
+int guest_create(struct registry *r, const struct machine *m, uint64_t frame_pages,
 		 const struct uvmm_guest_config *cfg, struct guest **out,
 		 char *err, size_t err_bytes);
 /* Frees what create made; the guest is detached. Its stored pages have been
@@ -158,7 +168,7 @@ static inline uint64_t guest_addr(const struct guest *g, uint64_t ppn)
  *             a hole does it) may change what lies below unseen.
  *
  *   In that order, and back to OPEN, only by who holds the chunk's busy bit while
- *   it has no absent page.
+ *   it has no absent page. Pages that are not home are left out.
  */
 
 /* -ENOMEM, -ESRCH */
@@ -167,6 +177,9 @@ int guest_shield_chunk(struct guest *g, uint64_t chunk);
 /* Arms all that is open. */
 int guest_arm_all(struct guest *g);
 void guest_open_chunk(struct guest *g, uint64_t chunk);
+/* The range, where something else was mapped for a while, as the chunks it lies in.
+ * -ENOMEM, -ESRCH */
+int guest_watch_again(struct guest *g, uint64_t ppn, uint64_t pages);
 /* Opens every chunk without absent pages that nobody holds. */
 void guest_open_idle(struct guest *g);
 
@@ -175,6 +188,9 @@ void guest_open_idle(struct guest *g);
 /* What the guest's process could have under way; anything but a no is believed for a
  * second. */
 enum direct_io guest_direct_io(struct guest *g);
+/* Pages were just protected: waits until a device has written what it may write still.
+ * -EAGAIN  there is no telling when that is */
+int guest_stop_writes(struct guest *g);
 
 /* --- stalls: thread time spent waiting -------------------------------------- */
 

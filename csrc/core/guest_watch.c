@@ -9,24 +9,57 @@
 #include "locks.h"
 #include "uffd.h"
 
+#define DIRECT_SLEEP_NS (5 * NS_PER_MS) /* longer than a read of a disk takes */
+#define DIRECT_TRIES 20
 #define DIRECT_IO_LOOK_MAX_NS (2 * NS_PER_MS)
 #define DIRECT_IO_BELIEVED_NS NS_PER_S
 
-static int register_chunks(struct guest *g, uint64_t chunk, uint64_t n,
-			   enum guest_arms arms)
+static enum uffd_result register_range(struct guest *g, uint64_t ppn, uint64_t pages,
+				       enum guest_arms arms)
 {
 	static const unsigned catch[] = {
 		[CHUNK_OPEN] = 0,
 		[CHUNK_ARMED] = UFFD_CATCH_MISSING,
 		[CHUNK_SHIELDED] = UFFD_CATCH_MISSING | UFFD_CATCH_MINOR,
 	};
-	enum uffd_result res;
 
-	res = uffd_register(g->uffd, guest_addr(g, chunk * UVMM_CHUNK_PAGES),
-			    n * UVMM_CHUNK_SIZE, catch[arms]);
+	return uffd_register(g->uffd, guest_addr(g, ppn), pages << UVMM_PAGE_SHIFT,
+			     catch[arms]);
+}
+
+/* The pages of a chunk that are home. */
+static enum uffd_result register_home(struct guest *g, uint64_t chunk, enum guest_arms arms)
+{
+	uint64_t at = chunk * UVMM_CHUNK_PAGES, end = at + UVMM_CHUNK_PAGES, to;
+	enum uffd_result res = UFFD_OK;
+
+	for (; at < end && res == UFFD_OK; at = to + 1) {
+		for (to = at; to < end && pmap_is_home(pmap_get(&g->pmap, to)); to++)
+			;
+		if (to > at)
+			res = register_range(g, at, to - at, arms);
+	}
+	return res;
+}
+
+static int register_chunks(struct guest *g, uint64_t chunk, uint64_t n,
+			   enum guest_arms arms)
+{
+	uint64_t end = chunk + n, at = chunk, to;
+	enum uffd_result res = UFFD_OK;
+
+	for (; at < end && res == UFFD_OK; at = to) {
+		for (to = at; to < end && !pmap_chunk_away(&g->pmap, to); to++)
+			;
+		if (to > at)
+			res = register_range(g, at * UVMM_CHUNK_PAGES, (to - at) * UVMM_CHUNK_PAGES,
+					     arms);
+		else
+			res = register_home(g, to++, arms);
+	}
 	if (res == UFFD_OK) {
-		for (; n; n--)
-			atomic_store(&g->armed[chunk++], (uint8_t)arms);
+		for (; chunk < end; chunk++)
+			atomic_store(&g->armed[chunk], (uint8_t)arms);
 		return 0;
 	}
 	return res == UFFD_FULL ? -ENOMEM : -ESRCH;
@@ -85,6 +118,21 @@ int guest_arm_all(struct guest *g)
 	}
 	unlock(&g->arm_lock);
 	return rc;
+}
+
+int guest_watch_again(struct guest *g, uint64_t ppn, uint64_t pages)
+{
+	uint64_t at = ppn, end = ppn + pages, to;
+	enum uffd_result res = UFFD_OK;
+
+	lock(&g->arm_lock);
+	for (; at < end && res == UFFD_OK; at = to) {
+		to = (at / UVMM_CHUNK_PAGES + 1) * UVMM_CHUNK_PAGES;
+		to = to < end ? to : end;
+		res = register_range(g, at, to - at, g->armed[at / UVMM_CHUNK_PAGES]);
+	}
+	unlock(&g->arm_lock);
+	return res == UFFD_OK ? 0 : res == UFFD_FULL ? -ENOMEM : -ESRCH;
 }
 
 /* What a range is registered for can only be added to, so that it is unregistered
@@ -152,6 +200,25 @@ enum direct_io guest_direct_io(struct guest *g)
 		atomic_store(&g->direct_io_until_ns, now + DIRECT_IO_BELIEVED_NS);
 	}
 	return found;
+}
+
+int guest_stop_writes(struct guest *g)
+{
+	enum direct_io io = guest_direct_io(g);
+	struct direct_io_watch watch;
+	int tries = 0;
+
+	if (io == DIRECT_IO_NONE)
+		return 0;
+	if (io == DIRECT_IO_ANY_TIME)
+		return -EAGAIN;
+	direct_io_begin(&watch, g->pid);
+	do {
+		clock_sleep_ns(DIRECT_SLEEP_NS);
+		if (++tries > DIRECT_TRIES)
+			return -EAGAIN;
+	} while (!direct_io_settled(&watch));
+	return 0;
 }
 
 void guest_stall_begin(struct guest *g, uint32_t tid, uint64_t addr, uint64_t since_ns)

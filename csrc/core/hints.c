@@ -124,3 +124,13 @@ void hints_drop(struct hints *h, uint64_t hash, uint64_t place)
 	}
 	unlock(&h->lock);
 }
+
+uint64_t hints_used(struct hints *h)
+{
+	uint64_t used;
+
+	lock(&h->lock);
+	used = h->used;
+	unlock(&h->lock);
+	return used;
+}

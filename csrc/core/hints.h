@@ -43,5 +43,6 @@ void hints_put(struct hints *h, uint64_t hash, uint64_t place);
 size_t hints_find(struct hints *h, uint64_t hash, uint64_t place[HINTS_FOUND_MAX]);
 /* It is not there any more; nothing if it is unknown. */
 void hints_drop(struct hints *h, uint64_t hash, uint64_t place);
+uint64_t hints_used(struct hints *h);
 
 #endif /* HINTS_H */

@@ -20,11 +20,22 @@
  *                 into a hole.
  *     DISCARDING  somebody punches it away at the guest's wish.
  *     DAMAGED     its stored copy failed; accesses get SIGBUS. For good.
+ *     REMAPPING   the guest's agent has been told to map a frame there, or guest
+ *                 memory again; until it has answered nobody knows which is mapped,
+ *                 and both have the same content (order.h, share.h).
+ *     SHARED      mapped privately from the frame in the entry, to which the page is a
+ *                 reference; the file has a hole there. A write is split by the
+ *                 kernel, unseen: the page stays SHARED until that is noticed.
+ *     SPLIT       was SHARED, and its content is the process's own now. The entry has
+ *                 a print of it, or nothing.
  *
- *   EVICTING, PUNCHING, LOADING, HELD and DISCARDING have an owner: the
- *   thread that made the transition. Faults on such a page are not queued: the
- *   owner wakes all waiters of the page after it has left the state, and they
- *   fault anew.
+ *   EVICTING, PUNCHING, LOADING, HELD, DISCARDING and REMAPPING have an owner: the
+ *   thread that made the transition, or the order that is under way. Faults on such
+ *   a page are not queued: the owner wakes all waiters of the page after it has left
+ *   the state, and they fault anew.
+ *
+ *   REMAPPING, SHARED and SPLIT pages are not home: userfaultfd calls on a range must
+ *   not cross them, as something else is mapped there.
  *
  *   Units    pages. Errors 0 or -errno.
  *   Threads  entries and chunk words are atomic; init and fini are exclusive.
@@ -49,6 +60,9 @@ enum page_state {
 	PAGE_HELD = 5,
 	PAGE_DISCARDING = 6,
 	PAGE_DAMAGED = 7,
+	PAGE_REMAPPING = 8,
+	PAGE_SHARED = 9,
+	PAGE_SPLIT = 10,
 };
 
 #define PMAP_PINS_MAX 15u
@@ -86,6 +100,25 @@ static inline pmap_entry pmap_stored(unsigned tier, uint64_t handle)
 	return (uint64_t)PAGE_STORED | (uint64_t)tier << 8 | handle << 12;
 }
 
+/* SHARED, or REMAPPING to it, from a frame; SPLIT with a print. */
+static inline pmap_entry pmap_remapped(enum page_state s, uint64_t handle)
+{
+	return (uint64_t)s | handle << 12;
+}
+
+static inline bool pmap_is_home(pmap_entry e)
+{
+	return pmap_state(e) < PAGE_REMAPPING;
+}
+
+/* The handle of a REMAPPING page that is to be home, and has no frame. */
+#define PMAP_NO_FRAME (UINT64_MAX >> 12)
+
+static inline pmap_entry pmap_with_pins(pmap_entry e, unsigned pins)
+{
+	return (e & ~0xf0ull) | (uint64_t)pins << 4;
+}
+
 static inline pmap_entry pmap_with_state(pmap_entry e, enum page_state s)
 {
 	return (e & ~0xfull) | (uint64_t)s;
@@ -105,6 +138,8 @@ struct pmap {
 #define CHUNK_ABSENT_MASK 0xffffu
 #define CHUNK_BUSY 0x10000u
 #define CHUNK_EVER 0x20000u             /* a page of it was absent once */
+#define CHUNK_AWAY_SHIFT 18             /* from there: pages that are not home */
+#define CHUNK_AWAY_ONE (1u << CHUNK_AWAY_SHIFT)
 
 /* Maps the table over fd, an empty file that is given its size here; the caller
  * may close fd.  -ENOMEM, -ENOSPC, ... */
@@ -144,6 +179,22 @@ static inline void pmap_chunk_add(struct pmap *p, uint64_t ppn, uint32_t pages)
 static inline void pmap_chunk_sub(struct pmap *p, uint64_t ppn, uint32_t pages)
 {
 	atomic_fetch_sub(&p->chunk[ppn / UVMM_CHUNK_PAGES], pages);
+}
+
+static inline uint32_t pmap_chunk_away(const struct pmap *p, uint64_t chunk)
+{
+	return atomic_load(&p->chunk[chunk]) >> CHUNK_AWAY_SHIFT;
+}
+
+/* Before a page is REMAPPING from home, and after it is home again. */
+static inline void pmap_chunk_add_away(struct pmap *p, uint64_t ppn, uint32_t pages)
+{
+	atomic_fetch_add(&p->chunk[ppn / UVMM_CHUNK_PAGES], pages * CHUNK_AWAY_ONE);
+}
+
+static inline void pmap_chunk_sub_away(struct pmap *p, uint64_t ppn, uint32_t pages)
+{
+	atomic_fetch_sub(&p->chunk[ppn / UVMM_CHUNK_PAGES], pages * CHUNK_AWAY_ONE);
 }
 
 /* Before the first page of a chunk leaves PRESENT for reclaim. */

@@ -16,6 +16,7 @@
 #define DAEMON_LOOK_NS (250 * NS_PER_MS)
 #define DAEMON_LOOK_TIGHT_NS (10 * NS_PER_MS)
 #define GROWTH_AHEAD_NS (250 * NS_PER_MS)
+#define SPLIT_AHEAD 8                   /* one shared page of so many */
 #define SMALLEST_PAGES 2048u            /* 8 MiB */
 
 static int64_t clamp(int64_t v, int64_t lo, int64_t hi)
@@ -54,6 +55,7 @@ int64_t pressure_refresh(struct uvmm_engine *e)
 {
 	struct pressure *p = &e->pressure;
 	int64_t left = (int64_t)p->total_pages - (int64_t)atomic_load(&p->daemon_pages) -
+		       (int64_t)atomic_load(&e->sharing.split_pages) -
 		       (int64_t)machine_used_pages(&e->machine);
 
 	atomic_store(&p->headroom, left);
@@ -147,10 +149,14 @@ static void kick_reclaimer(struct pressure *p)
 	unlock(&p->lock);
 }
 
-/* Reclaim starts the earlier the faster guests grow. */
-static void move_start(struct pressure *p, int64_t growth_per_s)
+/* Reclaim starts the earlier the faster guests grow, and the more they share: any of that
+ * may be written at once, and nobody is asked before. */
+static void move_start(struct uvmm_engine *e, int64_t growth_per_s)
 {
 	int64_t ahead = growth_per_s * (int64_t)(GROWTH_AHEAD_NS / NS_PER_MS) / 1000;
+	struct pressure *p = &e->pressure;
+
+	ahead += (int64_t)atomic_load(&e->sharing.shared_pages) / SPLIT_AHEAD;
 
 	atomic_store(&p->start, clamp(p->start_min + ahead, p->start_min, p->start_max));
 }
@@ -214,7 +220,7 @@ static void *guard_main(void *arg)
 		}
 		last = left;
 		last_at = now;
-		move_start(p, growth > 0 ? growth : 0);
+		move_start(e, growth > 0 ? growth : 0);
 		look(e, left);
 		clock_sleep_ns(next_look_ns(p, left));
 	}

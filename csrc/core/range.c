@@ -7,19 +7,34 @@
 #include "clock.h"
 #include "engine.h"
 #include "load.h"
+#include "share.h"
 
 #define BATCH TIER_BATCH_MAX
 #define OWNER_SLEEP_NS 20000
 #define MEMORY_SLEEP_NS NS_PER_MS
 #define MEMORY_TRIES 1000
+#define AGENT_WAIT_NS (250 * NS_PER_MS)
 
 struct discard {
+	bool homes;
+	uint64_t since_ns;      /* it waits for an agent; 0: it does not */
 	uint64_t handles[BATCH];
 	size_t stored;
+	uint32_t away;
 };
 
+/* An agent may be stopped: nobody waits for it for long. */
+static bool waited_too_long(uint64_t *since_ns)
+{
+	uint64_t now = clock_ns();
+
+	*since_ns = *since_ns ? *since_ns : now;
+	return now - *since_ns > AGENT_WAIT_NS;
+}
+
 /* Makes the page DISCARDING. False if it stays: damaged, or with *rc set. */
-static bool claim(struct guest *g, uint64_t ppn, struct discard *d, int *rc)
+static bool claim(struct uvmm_engine *engine, struct guest *g, uint64_t ppn,
+		  struct discard *d, int *rc)
 {
 	for (;;) {
 		pmap_entry e = pmap_get(&g->pmap, ppn);
@@ -40,6 +55,23 @@ static bool claim(struct guest *g, uint64_t ppn, struct discard *d, int *rc)
 				break;
 			d->handles[d->stored++] = pmap_handle(e);
 			return true;
+		case PAGE_SHARED:
+		case PAGE_SPLIT:
+			if (pmap_pins(e) || !d->homes) {
+				*rc = -EBUSY;
+				return false;
+			}
+			if (!pmap_move(&g->pmap, ppn, &e, pmap_make(PAGE_DISCARDING, 0)))
+				break;
+			share_discarded(engine, g, ppn, e);
+			d->away++;
+			return true;
+		case PAGE_REMAPPING:
+			if (waited_too_long(&d->since_ns)) {
+				*rc = -EBUSY;
+				return false;
+			}
+			/* fall through */
 		default:
 			clock_sleep_ns(OWNER_SLEEP_NS);
 		}
@@ -59,6 +91,8 @@ static int punch_and_release(struct uvmm_engine *e, struct guest *g, uint64_t lo
 		rc = -EIO;
 	for (ppn = lo; ppn < lo + n; ppn++)
 		pmap_set(&g->pmap, ppn, pmap_make(PAGE_PRESENT, 0));
+	pmap_chunk_sub_away(&g->pmap, lo, d->away);
+	d->away = 0;
 	if (d->stored) {
 		tier_drop(e->tier[UVMM_TIER_SWAP], d->handles, d->stored);
 		atomic_fetch_sub(&g->stored_pages, d->stored);
@@ -87,10 +121,11 @@ static bool is_untouched(const struct guest *g, uint64_t lo, uint64_t hi)
 	       !pmap_chunk_marked(&g->pmap, lo / UVMM_CHUNK_PAGES);
 }
 
-int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages)
+int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages,
+		  bool homes)
 {
 	uint64_t at = ppn, end = ppn + pages, lo;
-	struct discard d = { .stored = 0 };
+	struct discard d = { .homes = homes };
 	int rc = 0, failed;
 
 	if (atomic_load(&g->pinned_pages) && any_pinned(g, ppn, end))
@@ -106,7 +141,7 @@ int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t
 			at = stop;
 			continue;
 		}
-		for (lo = at; at < stop && claim(g, at, &d, &rc); at++)
+		for (lo = at; at < stop && claim(e, g, at, &d, &rc); at++)
 			;
 		failed = punch_and_release(e, g, lo, at - lo, &d);
 		rc = rc ? rc : failed;
@@ -159,9 +194,18 @@ static int bring_in(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64
 	return 0;
 }
 
+/* The entry with so many pins; EVICTING is interrupted. */
+static pmap_entry pinned(pmap_entry e, unsigned pins)
+{
+	if (pmap_is_home(e))
+		return pmap_make(PAGE_PRESENT, pins);
+	return pmap_with_pins(e, pins);
+}
+
 static int pin_page(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t end,
 		    struct load_buffer *b)
 {
+	uint64_t since_ns = 0;
 	int rc = 0, tries = 0;
 
 	while (!rc) {
@@ -173,9 +217,11 @@ static int pin_page(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64
 		switch (pmap_state(was)) {
 		case PAGE_PRESENT:
 		case PAGE_EVICTING:
+		case PAGE_SHARED:
+		case PAGE_SPLIT:
 			if (pins == PMAP_PINS_MAX)
 				return -EOVERFLOW;
-			if (!pmap_move(&g->pmap, ppn, &was, pmap_make(PAGE_PRESENT, pins + 1)))
+			if (!pmap_move(&g->pmap, ppn, &was, pinned(was, pins + 1)))
 				break;
 			if (!pins) {
 				atomic_fetch_add(&g->pinned_pages, 1);
@@ -187,6 +233,10 @@ static int pin_page(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64
 			break;
 		case PAGE_DAMAGED:
 			return -EIO;
+		case PAGE_REMAPPING:
+			if (waited_too_long(&since_ns))
+				return -EBUSY;
+			/* fall through */
 		default:
 			clock_sleep_ns(OWNER_SLEEP_NS);
 		}
@@ -202,11 +252,11 @@ static void unpin_page(struct uvmm_engine *e, struct guest *g, uint64_t ppn)
 
 		if (!pins)
 			return;
-		if (pmap_state(was) != PAGE_PRESENT) {
+		if (pmap_state(was) != PAGE_PRESENT && pmap_is_home(was)) {
 			clock_sleep_ns(OWNER_SLEEP_NS);
 			continue;
 		}
-		if (!pmap_move(&g->pmap, ppn, &was, pmap_make(PAGE_PRESENT, pins - 1)))
+		if (!pmap_move(&g->pmap, ppn, &was, pinned(was, pins - 1)))
 			continue;
 		if (pins == 1) {
 			atomic_fetch_sub(&g->pinned_pages, 1);

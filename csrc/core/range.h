@@ -16,12 +16,14 @@
 
 struct uvmm_engine;
 
-/* Drops the contents: zero from now. Damaged pages stay so.
- *   -EBUSY  a page is pinned; nothing was dropped (unless it was pinned while
- *           this call was on its way)
+/* Drops the contents: zero from now. Damaged pages stay so. With `homes` the guest maps
+ * those as guest memory that are not home, and says HOMED.
+ *   -EBUSY  a page is pinned, or not home without `homes`; nothing was dropped (unless
+ *           that came about while this call was on its way, or a page is remapped)
  *   -EIO    the kernel refused; some of it may be dropped
  *   -ESRCH  the guest goes away */
-int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages);
+int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages,
+		  bool homes);
 
 /* Sets bit i for each page ppn + i that holds anything; the others are zero. bits has
  * room for `pages`, and is zero. What is taken out or brought in meanwhile is told
@@ -32,7 +34,8 @@ void range_content(const struct guest *g, uint64_t ppn, uint64_t pages, uint64_t
  *   -ENOMEM     more than three quarters of machine memory would be pinned, or
  *               none is free within a second
  *   -EOVERFLOW  a page is pinned PMAP_PINS_MAX times
- *   -EIO        a page is damaged       -ESRCH */
+ *   -EIO        a page is damaged       -ESRCH
+ *   -EBUSY      a page is being remapped, and the agent does not answer */
 int range_pin(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages);
 /* -EINVAL  a page was not pinned; none was unpinned */
 int range_unpin(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages);

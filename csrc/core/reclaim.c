@@ -9,19 +9,18 @@
 #include <unistd.h>
 
 #include "clock.h"
-#include "direct_io.h"
 #include "engine.h"
 #include "load.h"
+#include "scan.h"
 #include "uffd.h"
 #include "view.h"
 
 #define BATCH 128u              /* pages: they stay in a CPU's cache */
 #define PUNCH_TRIES 100         /* others' use of a page lasts microseconds */
 #define PUNCH_SLEEP_NS 20000
-#define DIRECT_SLEEP_NS (5 * NS_PER_MS) /* longer than a read of a disk takes */
-#define DIRECT_TRIES 20
 
 struct reclaim_buffer {
+	struct scan_buffer *scan;       /* NULL: not needed yet */
 	struct view view;
 	char *copy;                     /* BATCH pages; where no view may be used */
 	const char *pages_at;           /* the batch's pages, in the view or copied */
@@ -62,6 +61,7 @@ void reclaim_buffer_free(struct reclaim_buffer *b)
 {
 	if (!b)
 		return;
+	scan_buffer_free(b->scan);
 	view_fini(&b->view);
 	munmap(b->copy, BATCH * UVMM_PAGE_SIZE);
 	free(b);
@@ -84,12 +84,22 @@ static int read_pages(const struct guest *g, uint64_t ppn, uint64_t n, char *dst
 	return 0;
 }
 
-/* Step 1: claims up to want pages with data in the chunk that begins at first; all
- * lie in [*lo, *hi). How many. */
-static uint32_t claim(struct guest *g, uint64_t first, uint64_t want,
+/* The pages from ppn to end that are home. */
+static uint64_t end_of_home(const struct guest *g, uint64_t ppn, uint64_t end)
+{
+	if (!pmap_chunk_away(&g->pmap, ppn / UVMM_CHUNK_PAGES))
+		return end;
+	while (ppn < end && pmap_is_home(pmap_get(&g->pmap, ppn)))
+		ppn++;
+	return ppn;
+}
+
+/* Step 1: claims up to want pages with data in [*lo, end) of a chunk; all lie in
+ * [*lo, *hi), where all are home. How many. */
+static uint32_t claim(struct guest *g, uint64_t end, uint64_t want,
 		      struct reclaim_buffer *b, uint64_t *lo, uint64_t *hi)
 {
-	uint64_t end = first + UVMM_CHUNK_PAGES, at = first, stop;
+	uint64_t at = *lo, stop;
 	uint32_t n = 0;
 
 	memset(b->claimed, 0, sizeof(b->claimed));
@@ -99,7 +109,9 @@ static uint32_t claim(struct guest *g, uint64_t first, uint64_t want,
 
 			if (!pmap_move(&g->pmap, at, &e, pmap_make(PAGE_EVICTING, 0)))
 				continue;
-			b->claimed[at - first] = true;
+			b->claimed[at % UVMM_CHUNK_PAGES] = true;
+			end = n ? end : end_of_home(g, at, end);
+			stop = stop < end ? stop : end;
 			*lo = n++ ? *lo : at;
 			*hi = at + 1;
 		}
@@ -347,9 +359,7 @@ static uint32_t next_run(const struct reclaim_buffer *b, uint64_t *lo, uint64_t 
  * have asked it to, waits until it should have done so. */
 static int protect(struct guest *g, uint64_t lo, uint64_t hi)
 {
-	struct direct_io_watch watch;
-	enum direct_io io;
-	int tries = 0, rc;
+	int rc;
 
 	rc = guest_shield_chunk(g, lo / UVMM_CHUNK_PAGES);
 	/* Something else may be mapped over a part of it. */
@@ -359,18 +369,7 @@ static int protect(struct guest *g, uint64_t lo, uint64_t hi)
 		return rc;
 	if (uffd_protect(g->uffd, guest_addr(g, lo), (hi - lo) << UVMM_PAGE_SHIFT))
 		return -EAGAIN;
-	io = guest_direct_io(g);
-	if (io == DIRECT_IO_NONE)
-		return 0;
-	if (io == DIRECT_IO_ANY_TIME)
-		return -EAGAIN;
-	direct_io_begin(&watch, g->pid);
-	do {
-		clock_sleep_ns(DIRECT_SLEEP_NS);
-		if (++tries > DIRECT_TRIES)
-			return -EAGAIN;
-	} while (!direct_io_settled(&watch));
-	return 0;
+	return guest_stop_writes(g);
 }
 
 /* The claimed pages of a chunk. -EAGAIN: not now. */
@@ -396,36 +395,83 @@ static int take(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi
 	return rc;
 }
 
+/* Sharing had pages of this guest to offer, or may have. */
+static bool is_worth_sharing(const struct guest *g)
+{
+	uint32_t worth = atomic_load(&g->sharing.worth);
+
+	return g->group && !share_is_deaf(g) &&
+	       (worth == SHARE_WORTH_IT ||
+		(worth == SHARE_WORTH_UNKNOWN && atomic_load(&g->group->guests) > 1));
+}
+
+/* What is cheaper than the tier, and what makes pages fit for it. */
+static void share_first(struct uvmm_engine *e, struct guest *g, uint64_t chunk, bool unshare,
+			struct reclaim_buffer *b)
+{
+	uint64_t lo = chunk * UVMM_CHUNK_PAGES, pages;
+	struct scan_result r = { 0 };
+	bool away = pmap_chunk_away(&g->pmap, chunk) &&
+		    (unshare || atomic_load(&g->sharing.split_pages));
+	bool share = !unshare && is_worth_sharing(g);
+
+	if (!b->scan && (away || share))
+		b->scan = scan_buffer_new();
+	if (!b->scan)
+		return;
+	if (away)
+		share_home(e, g, lo, lo + UVMM_CHUNK_PAGES, unshare, scan_share_buffer(b->scan),
+			   &pages);
+	if (share)
+		scan_chunks(e, g, &chunk, 1, true, b->scan, &r);
+}
+
 static int reclaim_chunk(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
-			 uint64_t want, struct tier *tier, struct reclaim_buffer *b,
+			 uint64_t want, bool unshare, struct tier *tier, struct reclaim_buffer *b,
 			 struct uvmm_job_result *res)
 {
-	uint64_t first = chunk * UVMM_CHUNK_PAGES, lo = 0, hi = 0;
+	uint64_t lo = chunk * UVMM_CHUNK_PAGES, end = lo + UVMM_CHUNK_PAGES, hi = lo;
+	uint64_t goal = res->pages + want;
 	uint32_t n;
 	int rc = 0;
 
+	share_first(e, g, chunk, unshare, b);
 	if (!pmap_chunk_claim(&g->pmap, chunk))
 		return 0;
 	pmap_chunk_mark(&g->pmap, chunk);
-	n = claim(g, first, want, b, &lo, &hi);
-	if (n) {
-		pmap_chunk_add(&g->pmap, first, n);
+	for (; !rc && lo < end && res->pages < goal; lo = hi) {
+		n = claim(g, end, goal - res->pages, b, &lo, &hi);
+		if (!n)
+			break;
+		pmap_chunk_add(&g->pmap, lo, n);
 		rc = take(e, g, lo, hi, tier, b, res);
 	}
 	pmap_chunk_release(&g->pmap, chunk);
 	return rc == -EAGAIN ? 0 : rc;
 }
 
+/* The first chunk from `at` with data, or with pages that come home. */
+static uint64_t next_used(const struct guest *g, uint64_t at, bool unshare)
+{
+	uint64_t data = machine_seek_data(g->memfd, at * UVMM_CHUNK_PAGES);
+	uint64_t end = data == UINT64_MAX ? g->pmap.chunks : data / UVMM_CHUNK_PAGES;
+
+	if (!unshare && !atomic_load(&g->sharing.split_pages))
+		return end;
+	while (at < end && !pmap_chunk_away(&g->pmap, at))
+		at++;
+	return at;
+}
+
 /* The chunk with data at or after the hand, which moves behind it; *left is how
  * many chunks the round has still to pass. False when the round is over. */
-static bool next_chunk(struct guest *g, uint64_t *left, uint64_t *chunk)
+static bool next_chunk(struct guest *g, bool unshare, uint64_t *left, uint64_t *chunk)
 {
-	uint64_t chunks = g->pmap.chunks, at, data, passed;
+	uint64_t chunks = g->pmap.chunks, at, passed;
 
 	while (*left) {
 		at = atomic_load(&g->hand) % chunks;
-		data = machine_seek_data(g->memfd, at * UVMM_CHUNK_PAGES);
-		*chunk = data == UINT64_MAX ? chunks : data / UVMM_CHUNK_PAGES;
+		*chunk = next_used(g, at, unshare);
 		passed = *chunk - at + (*chunk < chunks);
 		if (passed > *left)
 			return false;
@@ -437,14 +483,14 @@ static bool next_chunk(struct guest *g, uint64_t *left, uint64_t *chunk)
 	return false;
 }
 
-int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want, struct tier *tier,
-		  struct reclaim_buffer *b, struct uvmm_job_result *res)
+int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want, bool unshare,
+		  struct tier *tier, struct reclaim_buffer *b, struct uvmm_job_result *res)
 {
 	uint64_t goal = res->pages + want, left = g->pmap.chunks, chunk;
 	int rc = 0;
 
 	while (!rc && res->pages < goal && atomic_load(&g->attached) &&
-	       next_chunk(g, &left, &chunk))
-		rc = reclaim_chunk(e, g, chunk, goal - res->pages, tier, b, res);
+	       next_chunk(g, unshare, &left, &chunk))
+		rc = reclaim_chunk(e, g, chunk, goal - res->pages, unshare, tier, b, res);
 	return rc;
 }

@@ -24,6 +24,11 @@
  *   The busy bit is held through 7, so that no other reclaimer protects a page
  *   which 7 would then lay open.
  *
+ *   Before that, what can be shared is shared, in a guest where that was worth while, and
+ *   splits come home (share.h, split.h). Shared pages are left alone, but for `unshare`:
+ *   then they come home, too, and go to the tier as others do. What is shared by several
+ *   is free only once all of them have lost it.
+ *
  *   Which pages: a clock hand over the guest's chunks, so what came in last goes
  *   last. Which guest (in the background): the one furthest above its target.
  *
@@ -57,9 +62,9 @@ struct reclaim_buffer *reclaim_buffer_new(void);       /* NULL: no memory */
 void reclaim_buffer_free(struct reclaim_buffer *b);
 
 /* Takes up to `want` pages of g, which the caller has entered, in one round of
- * its clock; res->pages and zero_pages are added to.
+ * its clock, with `unshare` shared ones, too; res->pages and zero_pages are added to.
  *   -ENOSPC  the tier is full    -EIO  it failed    -ENOMEM  cannot arm */
-int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want,
+int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want, bool unshare,
 		  struct tier *tier, struct reclaim_buffer *b,
 		  struct uvmm_job_result *res);
 

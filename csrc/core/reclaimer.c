@@ -9,13 +9,16 @@
 #define ROUND_PAGES UVMM_CHUNK_PAGES    /* then look again who is next */
 #define IDLE_NS (2 * NS_PER_MS)
 #define BARREN_MAX 8                    /* rounds without a page: exhausted */
+#define UNSHARE_FROM 3                  /* rounds without a page: shared ones, too */
 
 /* What g holds, in thousandths of its target; 0 if it holds no more than floor_pages:
  * not to be taken from. */
-static uint64_t excess(const struct guest *g, uint64_t floor_pages)
+static uint64_t excess(const struct guest *g, uint64_t floor_pages, bool unshare)
 {
-	uint64_t resident = machine_file_pages(g->memfd);
+	uint64_t resident = machine_file_pages(g->memfd) + atomic_load(&g->sharing.split_pages);
 
+	if (unshare)
+		resident += atomic_load(&g->sharing.shared_pages);
 	if (resident <= floor_pages)
 		return 0;
 	return 1 + resident * 1000 / (atomic_load(&g->target_pages) + 1);
@@ -37,7 +40,7 @@ static struct guest *victim(struct uvmm_engine *e, int barren)
 			uint64_t target = atomic_load(&g->target_pages);
 			uint64_t floor_pages = phase || target < g->min_pages ?
 				g->min_pages : target;
-			uint64_t over = excess(g, floor_pages);
+			uint64_t over = excess(g, floor_pages, barren >= UNSHARE_FROM);
 
 			if (over && (over > most || turn-- > 0)) {
 				if (best)
@@ -65,7 +68,7 @@ static void *reclaimer_main(void *arg)
 
 		if (g) {
 			reclaim_guest(e, g, (uint64_t)wanted < ROUND_PAGES ?
-				      (uint64_t)wanted : ROUND_PAGES,
+				      (uint64_t)wanted : ROUND_PAGES, barren >= UNSHARE_FROM,
 				      e->tier[UVMM_TIER_SWAP], r->buffer, &res);
 			guest_leave(g);
 		}

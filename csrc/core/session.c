@@ -130,6 +130,33 @@ static void on_end(struct session *s, struct conn *c)
 	drop(s, c);
 }
 
+/* What an agent answers; true if it was asked for that. */
+static bool on_agent(struct uvmm_engine *e, struct conn *c, const struct packet *p)
+{
+	struct uvmm_remapped done;
+	bool keep = true;
+
+	switch (p->head.type) {
+	case UVMM_MSG_RELEASED:
+		/* What it gave back shows in the books already. */
+		return p->body_bytes == sizeof(struct uvmm_released);
+	case UVMM_MSG_ATTENDS:
+		return !p->body_bytes && order_attends(c->guest, p->head.seq);
+	case UVMM_MSG_REMAPPED:
+		if (p->body_bytes != sizeof(done))
+			return false;
+		memcpy(&done, p->body, sizeof(done));
+		if (guest_enter(c->guest)) {
+			keep = c->guest->id == c->guest_id &&
+			       order_remapped(e, c->guest, p->head.seq, &done);
+			guest_leave(c->guest);
+		}
+		return keep;
+	default:
+		return false;
+	}
+}
+
 /* True if the connection goes on. */
 static bool on_packet(struct session *s, struct conn *c)
 {
@@ -153,9 +180,7 @@ static bool on_packet(struct session *s, struct conn *c)
 			keep = session_request(s->engine, c, &p);
 			break;
 		case CONN_AGENT:
-			/* What it gave back shows in the books already. */
-			keep = p.head.type == UVMM_MSG_RELEASED &&
-			       p.body_bytes == sizeof(struct uvmm_released);
+			keep = on_agent(s->engine, c, &p);
 			break;
 		default:
 			break;
@@ -269,6 +294,23 @@ void session_guest_gone(struct uvmm_engine *e, const struct guest *g)
 	unlock(&s->lock);
 }
 
+int session_send_agent(struct uvmm_engine *e, const struct guest *g, uint16_t type,
+		       uint32_t seq, const void *body, size_t bytes, int fd)
+{
+	struct session *s = e->session;
+	struct conn *c;
+	int rc = -ENOTCONN;
+
+	if (!s)
+		return rc;
+	lock(&s->lock);
+	c = find_locked(s, CONN_AGENT, g->id);
+	if (c && c->welcomed)
+		rc = packet_send(c->fd, type, seq, 0, body, bytes, &fd, fd >= 0);
+	unlock(&s->lock);
+	return rc;
+}
+
 static uint64_t part_of(const struct guest *g, uint64_t wanted, uint64_t all)
 {
 	return all ? machine_file_pages(g->memfd) * wanted / all : 0;
@@ -286,7 +328,7 @@ void session_send_pressure(struct uvmm_engine *e, uint32_t level, uint64_t wante
 	for (c = s->conns; c; c = c->next) {
 		struct uvmm_pressure p = { .level = level };
 
-		if (c->kind != CONN_AGENT || !guest_enter(c->guest))
+		if (c->kind != CONN_AGENT || !c->welcomed || !guest_enter(c->guest))
 			continue;
 		if (c->guest->id == c->guest_id) {
 			p.wanted_pages = part_of(c->guest, wanted_pages, all);
@@ -312,7 +354,7 @@ void session_notice(struct uvmm_engine *e, const struct guest *g,
 		return;
 	lock(&s->lock);
 	for (c = s->conns; c; c = c->next)
-		if (c->kind == CONN_WATCH && c->guest == g && c->guest_id == g->id)
+		if (c->kind == CONN_WATCH && c->welcomed && c->guest == g && c->guest_id == g->id)
 			packet_send(c->fd, UVMM_MSG_NOTICE, 0, 0, &notice,
 				    sizeof(notice), NULL, 0);
 	unlock(&s->lock);

@@ -46,6 +46,7 @@ struct conn {
 	struct guest *guest;    /* changed under session.lock; with guest->id == guest_id, else it has gone */
 	uint64_t guest_id;
 	uint64_t since_ns;
+	bool welcomed;          /* changed under session.lock; nothing is sent before */
 	struct conn *next;
 };
 
@@ -81,6 +82,10 @@ bool session_release_process(struct uvmm_engine *e, struct guest *g, uint64_t id
 /* The guest has gone: its connections end. */
 void session_guest_gone(struct uvmm_engine *e, const struct guest *g);
 
+/* To the agent of g, whom the caller has entered; fd -1: none.  -ENOTCONN  it has none
+ * now, else as packet_send */
+int session_send_agent(struct uvmm_engine *e, const struct guest *g, uint16_t type,
+		       uint32_t seq, const void *body, size_t bytes, int fd);
 /* Tells all agents the level, and each its part of wanted_pages. */
 void session_send_pressure(struct uvmm_engine *e, uint32_t level, uint64_t wanted_pages);
 /* Tells whoever started the guest, in words. */

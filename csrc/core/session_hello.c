@@ -134,5 +134,15 @@ bool session_hello(struct session *s, struct conn *c, const struct packet *p)
 		return false;
 	}
 	memcpy(&h, p->body, sizeof(h));
-	return !identify(s, c, p->head.seq, &h) && !send_welcome(s, c, p->head.seq, &h);
+	if (identify(s, c, p->head.seq, &h) || send_welcome(s, c, p->head.seq, &h))
+		return false;
+	lock(&s->lock);
+	c->welcomed = true;
+	unlock(&s->lock);
+	if (h.role == UVMM_ROLE_AGENT && guest_enter(c->guest)) {
+		if (c->guest->id == c->guest_id)
+			order_repeat(s->engine, c->guest);
+		guest_leave(c->guest);
+	}
+	return true;
 }

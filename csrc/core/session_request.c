@@ -5,6 +5,7 @@
 
 #include "engine.h"
 #include "range.h"
+#include "share.h"
 #include "uffd.h"
 
 /* Takes the userfaultfd over. */
@@ -42,7 +43,7 @@ static const char *range_why(uint16_t type, int rc)
 	case 0:
 		return "";
 	case -EBUSY:
-		return "a page of the range is pinned";
+		return "a page of the range is pinned, or being remapped";
 	case -EOVERFLOW:
 		return "a page of the range is pinned 15 times already";
 	case -ENOMEM:
@@ -74,8 +75,10 @@ static int on_range(struct uvmm_engine *e, struct conn *c, struct packet *p)
 			rc = range_pin(e, g, r.ppn, r.pages);
 		else if (p->head.type == UVMM_MSG_UNPIN)
 			rc = range_unpin(e, g, r.ppn, r.pages);
+		else if (p->head.type == UVMM_MSG_HOMED)
+			rc = share_homed(g, r.ppn, r.pages);
 		else
-			rc = range_discard(e, g, r.ppn, r.pages);
+			rc = range_discard(e, g, r.ppn, r.pages, true);
 		guest_leave(g);
 	}
 	return packet_reply(c->fd, p->head.seq, rc, "%s", range_why(p->head.type, rc));
@@ -138,6 +141,7 @@ bool session_request(struct uvmm_engine *e, struct conn *c, struct packet *p)
 		[UVMM_MSG_PIN] = { on_range, sizeof(struct uvmm_range) },
 		[UVMM_MSG_UNPIN] = { on_range, sizeof(struct uvmm_range) },
 		[UVMM_MSG_DISCARD] = { on_range, sizeof(struct uvmm_range) },
+		[UVMM_MSG_HOMED] = { on_range, sizeof(struct uvmm_range) },
 		[UVMM_MSG_STATS] = { on_stats, 0 },
 		[UVMM_MSG_CONTENT] = { on_content, sizeof(struct uvmm_range) },
 	};

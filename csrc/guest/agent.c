@@ -6,12 +6,26 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "remap.h"
 #include "rpc.h"
 
 /* The callbacks are the program's, maybe a Python's; what is not used of it costs
  * addresses only. */
 #define STACK_BYTES (1u << 20)
+
+struct message {
+	struct uvmm_msg_head head;
+	union {
+		struct uvmm_pressure pressure;
+		struct uvmm_remap remap;
+	};
+	size_t bytes;           /* of the body */
+	bool with_file;
+	int file;               /* -1: none came, or there was no number for it */
+};
 
 /* The callback that comes after `number`, marked as running. */
 static bool next_callback(struct agent *a, uint64_t number, struct agent_callback *out)
@@ -53,40 +67,152 @@ static int connect_link(struct agent *a)
 	return 0;
 }
 
-/* Ticks until a message waits; false if the program has closed the connection. */
-static bool await_message(struct agent *a)
+static int64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* False, too, when the program has closed the connection. */
+static bool comes_until(const struct agent *a, int64_t until_ms)
 {
 	struct pollfd p = { .fd = a->link.fd, .events = POLLIN };
+	int64_t left = until_ms - now_ms();
 
+	return left > 0 && poll(&p, 1, (int)left) > 0 && kept_is_ours(&a->link);
+}
+
+/* Ticks until a message waits, even if messages never cease; false if the program has
+ * closed the connection. */
+static bool await_message(struct agent *a)
+{
 	if (!a->ops->tick)
 		return true;
-	while (!poll(&p, 1, a->tick_ms)) {
-		a->tick_ms = a->ops->tick(a->arg);
+	while (!comes_until(a, a->tick_due_ms)) {
+		if (now_ms() >= a->tick_due_ms)
+			a->tick_due_ms = a->ops->tick(a->arg) + now_ms();
 		if (!kept_is_ours(&a->link))
 			return false;
 	}
-	return kept_is_ours(&a->link);
+	return true;
+}
+
+/* To what the program has closed an answer is lost, and no more is. */
+static bool answer(struct agent *a, uint32_t seq, uint16_t type, const void *body,
+		   size_t bytes)
+{
+	return !kept_is_ours(&a->link) || !rpc_answer(a->link.fd, seq, type, body, bytes);
+}
+
+static bool is_sound(const struct message *m)
+{
+	switch (m->head.type) {
+	case UVMM_MSG_PRESSURE:
+		return m->bytes == sizeof(m->pressure) && !m->with_file &&
+		       m->pressure.level <= UVMM_PRESSURE_FULL;
+	case UVMM_MSG_ATTEND:
+		return !m->bytes && !m->with_file;
+	case UVMM_MSG_REMAP:
+		return remap_is_sound(&m->remap, m->bytes, m->with_file);
+	default:
+		return false;
+	}
+}
+
+/* False if nothing came, or nonsense. */
+static bool hear(struct agent *a, struct message *m)
+{
+	int rc = rpc_receive(a->link.fd, &m->head, &m->remap, sizeof(m->remap), &m->bytes,
+			     &m->file);
+
+	m->with_file = m->file >= 0 || rc == -EMFILE;
+	if ((!rc || rc == -EMFILE) && is_sound(m))
+		return true;
+	if (m->file >= 0)
+		close(m->file);
+	return false;
+}
+
+static bool serve_pressure(struct agent *a, const struct message *m)
+{
+	struct uvmm_released r = { 0 };
+
+	r.pages = call_all(a, (int)m->pressure.level, m->pressure.wanted_pages);
+	if (m->pressure.level != UVMM_PRESSURE_NONE)
+		r.pages += a->ops->trim(a->arg);
+	return answer(a, m->head.seq, UVMM_MSG_RELEASED, &r, sizeof(r));
+}
+
+static bool serve_remap(struct agent *a, const struct message *m)
+{
+	/* Sent twice when the connection was lost on the way: pages that it mapped may have
+	 * been written since. */
+	if (m->head.seq == a->remap_seq) {
+		if (m->file >= 0)
+			close(m->file);
+	} else {
+		a->remap_seq = m->head.seq;
+		a->remapped = (struct uvmm_remapped){ { 0 } };
+		/* Without a number for the file nothing can be done, but said. */
+		if (m->file >= 0 || !m->with_file)
+			a->ops->remap(a->arg, &m->remap, m->file, &a->remapped);
+	}
+	return answer(a, m->head.seq, UVMM_MSG_REMAPPED, &a->remapped, sizeof(a->remapped));
+}
+
+/* For after the attention, instead of what was put off before. */
+static bool put_off(struct agent *a, struct message *late, const struct message *m)
+{
+	static const struct uvmm_released nothing;
+	uint32_t former = late->head.seq;
+	bool first = !late->bytes;
+
+	*late = *m;
+	return first || answer(a, former, UVMM_MSG_RELEASED, &nothing, sizeof(nothing));
+}
+
+/* False as serve_one. */
+static bool attend(struct agent *a, uint32_t seq)
+{
+	int64_t until_ms = now_ms() + UVMM_ATTEND_MS;
+	struct message m, late = { .bytes = 0 };
+	bool more = answer(a, seq, UVMM_MSG_ATTENDS, NULL, 0), done = false;
+
+	while (more && !done && comes_until(a, until_ms)) {
+		if (!hear(a, &m))
+			return false;
+		done = m.head.type == UVMM_MSG_REMAP;
+		if (done) {
+			more = serve_remap(a, &m);
+		} else if (m.head.type == UVMM_MSG_ATTEND) {
+			until_ms = now_ms() + UVMM_ATTEND_MS;
+			more = answer(a, m.head.seq, UVMM_MSG_ATTENDS, NULL, 0);
+		} else {
+			more = put_off(a, &late, &m);
+		}
+	}
+	return more && (!late.bytes || serve_pressure(a, &late));
 }
 
 /* Hears and answers one message; false when there will be no more. */
 static bool serve_one(struct agent *a)
 {
-	struct uvmm_released r = { 0 };
-	struct uvmm_msg_head head;
-	struct uvmm_pressure p;
-	size_t got;
+	struct message m;
 
 	if (!await_message(a))
 		return true;
-	if (rpc_receive(a->link.fd, &head, &p, sizeof(p), &got) ||
-	    head.type != UVMM_MSG_PRESSURE || got != sizeof(p) || p.level > UVMM_PRESSURE_FULL)
+	if (!hear(a, &m))
 		return false;
-	r.pages = call_all(a, (int)p.level, p.wanted_pages);
-	if (p.level != UVMM_PRESSURE_NONE)
-		r.pages += a->ops->trim(a->arg);
-	/* The answer to a connection that the program closed is lost with it. */
-	return !kept_is_ours(&a->link) ||
-	       !rpc_answer(a->link.fd, head.seq, UVMM_MSG_RELEASED, &r, sizeof(r));
+	switch (m.head.type) {
+	case UVMM_MSG_ATTEND:
+		return attend(a, m.head.seq);
+	case UVMM_MSG_REMAP:
+		return serve_remap(a, &m);
+	default:
+		return serve_pressure(a, &m);
+	}
 }
 
 static void *agent_main(void *arg)
@@ -124,7 +250,7 @@ int agent_start(struct agent *a, const struct agent_ops *ops, void *arg)
 	memset(a, 0, sizeof(*a));
 	a->ops = ops;
 	a->arg = arg;
-	a->tick_ms = AGENT_TICK_MS;
+	a->tick_due_ms = now_ms() + AGENT_TICK_MS;
 	rc = connect_link(a);
 	if (rc)
 		return rc;

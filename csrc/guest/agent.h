@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
  * agent - the guest's agent thread: hears of pressure from the daemon, calls the
- * program's callbacks, hands free pages back, answers.
+ * program's callbacks, hands free pages back, answers; maps pages as it is told.
+ *
+ *   After ATTEND, until the REMAP or for UVMM_ATTEND_MS, it does nothing but wait for
+ *   that: threads of the program may stand still meanwhile, and callbacks with them.
+ *   Of the pressure that it hears of then, the last is what callbacks are told
+ *   after it; all of it is answered.
  *
  *   The thread has all signals blocked and never touches guest memory itself. It
  *   ends when the daemon has gone; when the program has closed the connection, it
@@ -20,6 +25,7 @@
 
 #include "kept.h"
 #include "uvmm/guest.h"
+#include "uvmm/protocol.h"
 
 #define AGENT_CALLBACKS_MAX 16
 #define AGENT_TICK_MS 250
@@ -33,16 +39,21 @@ struct agent_callback {
 struct agent_ops {
 	int (*connect)(void *arg);      /* a new AGENT connection, or -errno */
 	uint64_t (*trim)(void *arg);    /* hands free pages back: how many */
-	/* Called when that many ms have passed without a message, first after
-	 * AGENT_TICK_MS; returns the next time. NULL: never. */
+	/* Called between messages, first after AGENT_TICK_MS; returns in how many ms
+	 * it is to be called again. NULL: never. */
 	int (*tick)(void *arg);
+	/* As remap_serve(). */
+	void (*remap)(void *arg, const struct uvmm_remap *m, int frames,
+		      struct uvmm_remapped *out);
 };
 
 struct agent {
 	const struct agent_ops *ops;    /* immutable after start */
 	void *arg;
 	struct kept_fd link;            /* the thread's own after start */
-	int tick_ms;                    /* likewise */
+	int64_t tick_due_ms;            /* likewise; of CLOCK_MONOTONIC */
+	uint32_t remap_seq;             /* likewise: of the last REMAP; 0: none yet */
+	struct uvmm_remapped remapped;  /* likewise: what came of it */
 
 	pthread_mutex_t lock;           /* guards below */
 	pthread_cond_t idle;

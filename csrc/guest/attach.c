@@ -148,6 +148,7 @@ int attach_ask(struct attachment *a, struct rpc_call *call, char why[UVMM_TEXT_B
 {
 	int rc = 0, fd;
 
+	call->sent = false;
 	pthread_mutex_lock(&a->lock);
 	if (!kept_is_ours(&a->control)) {
 		fd = attach_role(a, UVMM_ROLE_CONTROL, why);
@@ -163,6 +164,26 @@ int attach_ask(struct attachment *a, struct rpc_call *call, char why[UVMM_TEXT_B
 			kept_close(&a->control);
 	}
 	pthread_mutex_unlock(&a->lock);
+	return rc;
+}
+
+int attach_ask_range(struct attachment *a, const struct uvmm_range *range, uint16_t type,
+		     bool *heard, char why[UVMM_TEXT_BYTES])
+{
+	struct uvmm_reply reply;
+	struct rpc_call call = {
+		.type = type,
+		.answer_type = UVMM_MSG_REPLY,
+		.body = range,
+		.body_bytes = sizeof(*range),
+		.send_fd = -1,
+		.answer = &reply,
+		.answer_bytes = sizeof(reply),
+	};
+	int rc = attach_ask(a, &call, why);
+
+	if (heard)
+		*heard = call.sent;
 	return rc;
 }
 

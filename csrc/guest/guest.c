@@ -13,10 +13,12 @@
 #include "agent.h"
 #include "attach.h"
 #include "physmem.h"
+#include "remap.h"
 
 struct uvmm_guest {
 	struct attachment attachment;
 	struct physmem physmem;
+	struct remap remap;
 	struct agent agent;
 };
 
@@ -61,12 +63,27 @@ static int connect_agent(void *arg)
 	return fd < 0 ? fail(fd, "%s", why) : fd;
 }
 
+static void remap_for_agent(void *arg, const struct uvmm_remap *m, int frames,
+			    struct uvmm_remapped *out)
+{
+	remap_serve(&((struct uvmm_guest *)arg)->remap, m, frames, out);
+}
+
+static int ask_range(void *arg, const struct uvmm_range *range, uint16_t type, bool *heard,
+		     char why[UVMM_TEXT_BYTES])
+{
+	return attach_ask_range(&((struct uvmm_guest *)arg)->attachment, range, type, heard,
+				why);
+}
+
 static int attach(struct uvmm_guest *g)
 {
 	static const struct agent_ops ops = {
 		.connect = connect_agent,
 		.trim = trim_for_agent,
+		.remap = remap_for_agent,
 	};
+	static const struct remap_ops remap_ops = { .ask = ask_range };
 	char why[UVMM_TEXT_BYTES] = "";
 	int rc;
 
@@ -75,6 +92,7 @@ static int attach(struct uvmm_guest *g)
 		return fail(rc, "%s", why);
 	/* Large pages are welcome, not needed. */
 	madvise(g->attachment.base, g->attachment.pages * UVMM_PAGE_SIZE, MADV_HUGEPAGE);
+	remap_init(&g->remap, g->attachment.base, g->attachment.pages, 0, &remap_ops, g);
 	rc = physmem_init(&g->physmem, g->attachment.pages);
 	if (rc) {
 		fail(rc, "no memory for the page allocator's tables");
@@ -213,40 +231,30 @@ int uvmm_trim(uvmm_guest *g, uint64_t *pages)
 
 /* --- pages and the daemon --------------------------------------------------- */
 
-static int ask_range(uvmm_guest *g, uint16_t type, uint64_t page, uint64_t n)
+static int discard_free(void *arg, uint64_t page, uint64_t n)
 {
-	struct uvmm_range range = { .ppn = page, .pages = n };
-	struct uvmm_reply reply;
-	struct rpc_call call = {
-		.type = type,
-		.answer_type = UVMM_MSG_REPLY,
-		.body = &range,
-		.body_bytes = sizeof(range),
-		.send_fd = -1,
-		.answer = &reply,
-		.answer_bytes = sizeof(reply),
-	};
+	struct uvmm_guest *g = arg;
 	char why[UVMM_TEXT_BYTES];
-	int rc = attach_ask(&g->attachment, &call, why);
+	int rc = remap_discard(&g->remap, page, n, why);
 
 	return rc ? fail(rc, "%s", why) : 0;
 }
 
-static int discard_free(void *arg, uint64_t page, uint64_t n)
-{
-	return ask_range(arg, UVMM_MSG_DISCARD, page, n);
-}
-
 static int on_range(uvmm_guest *g, uint16_t type, const void *addr, size_t bytes)
 {
-	uint64_t page;
+	struct uvmm_range range = { .pages = bytes / UVMM_PAGE_SIZE };
+	char why[UVMM_TEXT_BYTES];
+	int rc;
 
 	error_text[0] = '\0';
-	if (!bytes || bytes % UVMM_PAGE_SIZE || !page_of(g, addr, &page) ||
-	    bytes / UVMM_PAGE_SIZE > g->attachment.pages - page)
+	if (!bytes || bytes % UVMM_PAGE_SIZE || !page_of(g, addr, &range.ppn) ||
+	    range.pages > g->attachment.pages - range.ppn)
 		return fail(-EINVAL, "%zu bytes at %p are not whole pages of guest memory",
 			    bytes, addr);
-	return ask_range(g, type, page, bytes / UVMM_PAGE_SIZE);
+	if (type == UVMM_MSG_DISCARD)
+		return discard_free(g, range.ppn, range.pages);
+	rc = ask_range(g, &range, type, NULL, why);
+	return rc ? fail(rc, "%s", why) : 0;
 }
 
 int uvmm_discard(uvmm_guest *g, void *addr, size_t bytes)

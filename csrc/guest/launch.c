@@ -97,7 +97,7 @@ static bool hear(struct launch *l)
 	struct uvmm_notice n;
 	size_t got;
 
-	if (rpc_receive(l->watch, &head, &n, sizeof(n), &got)) {
+	if (rpc_receive(l->watch, &head, &n, sizeof(n), &got, NULL)) {
 		close(l->watch);
 		l->watch = -1;
 		return false;

@@ -104,6 +104,7 @@ static int receive(int fd, struct uvmm_msg_head *head, void *body, size_t body_b
 		.msg_control = space.bytes,
 		.msg_controllen = sizeof(space.bytes),
 	};
+	bool crowded;
 	ssize_t n;
 
 	*n_fds = 0;
@@ -114,17 +115,18 @@ static int receive(int fd, struct uvmm_msg_head *head, void *body, size_t body_b
 		return -ECONNRESET;
 	take_fds(&m, fds, n_fds);
 	/* There was room for it, but not in the process. */
-	if (m.msg_flags & MSG_CTRUNC && *n_fds < RPC_FDS_MAX) {
-		close_all(fds, n_fds);
-		return -EMFILE;
-	}
-	if (m.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || (size_t)n < sizeof(*head) ||
-	    head->magic != UVMM_PROTOCOL_MAGIC || head->version != UVMM_PROTOCOL_VERSION) {
+	crowded = m.msg_flags & MSG_CTRUNC && *n_fds < RPC_FDS_MAX;
+	if (m.msg_flags & (crowded ? MSG_TRUNC : MSG_TRUNC | MSG_CTRUNC) ||
+	    (size_t)n < sizeof(*head) || head->magic != UVMM_PROTOCOL_MAGIC ||
+	    head->version != UVMM_PROTOCOL_VERSION) {
 		close_all(fds, n_fds);
 		return -EPROTO;
 	}
 	*got = (size_t)n - sizeof(*head);
-	return 0;
+	if (!crowded)
+		return 0;
+	close_all(fds, n_fds);
+	return -EMFILE;
 }
 
 static int explain(int rc, char *why)
@@ -189,6 +191,7 @@ int rpc_ask(int fd, struct rpc_call *call, char why[UVMM_TEXT_BYTES])
 	why[0] = '\0';
 	call->n_fds = 0;
 	rc = send_packet(fd, &head, call->body, call->body_bytes, call->send_fd);
+	call->sent = !rc;
 	if (!rc)
 		rc = receive(fd, &head, &body, sizeof(body), &got, call->fds, &call->n_fds);
 	if (rc)
@@ -200,13 +203,17 @@ int rpc_ask(int fd, struct rpc_call *call, char why[UVMM_TEXT_BYTES])
 }
 
 int rpc_receive(int fd, struct uvmm_msg_head *head, void *body, size_t body_bytes,
-		size_t *got)
+		size_t *got, int *passed)
 {
 	int fds[RPC_FDS_MAX], n_fds;
 	int rc = receive(fd, head, body, body_bytes, got, fds, &n_fds);
 
+	if (passed)
+		*passed = n_fds ? fds[0] : -1;
+	if (n_fds <= (passed ? 1 : 0))
+		return rc;
 	close_all(fds, &n_fds);
-	return rc;
+	return -EPROTO;
 }
 
 int rpc_answer(int fd, uint32_t seq, uint16_t type, const void *body, size_t body_bytes)

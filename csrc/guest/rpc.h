@@ -13,6 +13,7 @@
 #ifndef RPC_H
 #define RPC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,6 +33,7 @@ struct rpc_call {
 	int fds[RPC_FDS_MAX];   /* out: descriptors that came, close-on-exec; the
 				 * caller's on success, none on failure */
 	int n_fds;              /* out */
+	bool sent;              /* out: the daemon may have acted on it */
 };
 
 /* Connects to a socket; a descriptor, close-on-exec.
@@ -40,9 +42,11 @@ int rpc_connect(const char *path);
 
 int rpc_ask(int fd, struct rpc_call *call, char why[UVMM_TEXT_BYTES]);
 
-/* One message that nobody asked for: 0, -ECONNRESET or -EPROTO. Waits for it. */
+/* One message that nobody asked for: 0, -ECONNRESET or -EPROTO. Waits for it. *passed
+ * is the descriptor that came with it, the caller's, or -1; without room for one (NULL)
+ * none may come. -EMFILE: one came, but no number is free; the message is there. */
 int rpc_receive(int fd, struct uvmm_msg_head *head, void *body, size_t body_bytes,
-		size_t *got);
+		size_t *got, int *passed);
 /* Answers the message `seq`. -ECONNRESET */
 int rpc_answer(int fd, uint32_t seq, uint16_t type, const void *body, size_t body_bytes);
 

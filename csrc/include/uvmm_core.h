@@ -20,6 +20,7 @@
 #define UVMM_CORE_NAME_BYTES 64
 #define UVMM_CORE_TOKEN_BYTES 16
 #define UVMM_GUESTS_MAX 4096
+#define UVMM_CORE_GROUP_BYTES 96
 
 typedef struct uvmm_engine uvmm_engine;
 
@@ -30,6 +31,7 @@ struct uvmm_engine_config {
 	uint64_t swap_pages;
 	uint32_t via;                   /* 0 fuse, 1 descriptor */
 	uint32_t socket_gid;            /* unused by 0xffffffff */
+	uint32_t share_cpu_permille;    /* of one CPU, to look for pages to share */
 };
 
 /* Mounts machine memory and the memory filesystem, creates the swap file, opens
@@ -48,6 +50,7 @@ struct uvmm_guest_config {
 	uint64_t target_pages;
 	int32_t pid;                    /* the guest's process, alive */
 	uint32_t uid, gid;              /* owner of mem/<name> */
+	char group[UVMM_CORE_GROUP_BYTES];      /* whose pages it may share; "": nobody's */
 	uint32_t kin;                   /* 1: of UVMM_EVENT_KIN; a guest for as long as
 					 * its process has the mapping */
 };
@@ -85,6 +88,20 @@ int uvmm_guest_reclaim(uvmm_engine *e, uint64_t id, uint64_t pages, uint32_t tie
  *   -ENOMEM  stopped early for lack of machine memory   -EIO  a page is damaged */
 int uvmm_guest_restore(uvmm_engine *e, uint64_t id, struct uvmm_job_result *res);
 
+struct uvmm_share_result {
+	uint64_t scanned_pages;
+	uint64_t shared_pages;          /* became shared */
+	uint64_t zero_pages;            /* were zero, and freed */
+	uint64_t elapsed_ns;
+	uint64_t cpu_ns;                /* of the daemon, for all sharing meanwhile */
+};
+
+/* One full pass over a guest, or with id 0 over all, at once and without regard to
+ * what the scanner has seen before; returns when done.
+ *   -ENOENT  no such guest   -ENOTCONN  not attached yet   -ENOMEM
+ *   -EOPNOTSUPP  it is in no group */
+int uvmm_share_now(uvmm_engine *e, uint64_t id, struct uvmm_share_result *res);
+
 struct uvmm_guest_stats {
 	uint64_t id;
 	char name[UVMM_CORE_NAME_BYTES];
@@ -101,6 +118,13 @@ struct uvmm_guest_stats {
 	uint64_t aborted;               /* reclaim lost to a write of the guest */
 	uint64_t damaged_pages;         /* lost: checksum or I/O error */
 	uint64_t stall_ns;              /* thread time waiting, with waits going on */
+	uint64_t shared_pages;          /* mapped from frames of its group */
+	uint64_t split_pages;           /* of resident_pages: were shared, and written since */
+	uint64_t splits;                /* noticed in all */
+	uint64_t merged_pages;          /* became shared in all */
+	uint64_t share_zero_pages;      /* were zero, and freed by the scanner */
+	uint64_t share_scanned_pages;
+	uint64_t share_mappings;        /* about so many has sharing made in the process */
 };
 
 struct uvmm_machine_stats {
@@ -115,6 +139,16 @@ struct uvmm_machine_stats {
 	uint64_t reclaimed_pages;       /* by the background reclaimer */
 	uint64_t refused;               /* guests refused memory */
 	uint64_t damaged_pages;
+	uint64_t frame_pages;           /* of tmpfs_pages: shared frames */
+	uint64_t shared_pages;          /* of all guests */
+	uint64_t saved_pages;           /* shared_pages - frame_pages */
+	uint64_t split_pages;           /* of guest_pages, outside of tmpfs_pages */
+	uint64_t splits, homed_pages, merged_pages, share_zero_pages, share_scanned_pages;
+	uint64_t share_passes, share_cpu_ns;
+	uint64_t hints, stale_hints;
+	/* Pages that had a twin and were not shared then, by reason (sharing.h): */
+	uint64_t share_refused_busy, share_refused_changed, share_refused_agent;
+	uint64_t share_refused_mappings, share_refused_memory;
 };
 
 /* Fills *m and up to cap guests; *n is how many there are. */

@@ -29,6 +29,7 @@ struct parcel {
 static struct {
 	pid_t parent;           /* 0: none is */
 	int parents_end, childs_end;
+	unsigned kept;          /* all of guest memory is */
 	struct sigaction former;
 	stack_t former_stack;
 	sigset_t mask;
@@ -268,6 +269,7 @@ static void prepare(void)
 	if (!space_is_open())
 		return;
 	physmem_freeze(&the_space.physmem);
+	forking.kept = remap_keep(&the_space.remap, 0, the_space.attachment.pages);
 	/* Without the pair the child ends, with words, at its first access. */
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
 		ends[0] = ends[1] = -1;
@@ -289,6 +291,7 @@ static void in_parent(void)
 	if (receive_all(forking.parents_end, &ready, 1))
 		send_memory(forking.parents_end);
 	close(forking.parents_end);
+	remap_release(&the_space.remap, forking.kept);
 	physmem_thaw(&the_space.physmem, false);
 }
 
@@ -300,6 +303,7 @@ static void in_child(void)
 		become_guest();
 	release_fault();
 	physmem_thaw(&the_space.physmem, true);
+	remap_forked(&the_space.remap);
 	locked_forked();
 	image_forked();
 }

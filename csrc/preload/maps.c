@@ -80,6 +80,7 @@ static void *map_fresh(size_t bytes, int prot, int flags)
 static void *map_over(void *at, size_t bytes, int prot, int flags, int fd, off_t off)
 {
 	size_t all = pages_of(bytes), clipped;
+	unsigned kept;
 	char *from;
 	void *got;
 
@@ -90,9 +91,9 @@ static void *map_over(void *at, size_t bytes, int prot, int flags, int fd, off_t
 	if (clipped == all && is_anonymous(flags) && !(flags & (MAP_HUGETLB | MAP_GROWSDOWN)) &&
 	    !space_take_again(from, clipped, prot))
 		return at;
+	kept = space_keep(from, clipped);
 	got = raw_mmap(at, bytes, prot, flags, fd, off);
-	if (!raw_failed(got))
-		space_lose(from, clipped);
+	space_lose(from, clipped, kept, !raw_failed(got));
 	return got;
 }
 
@@ -144,13 +145,7 @@ EXPORT int munmap(void *at, size_t bytes)
 
 EXPORT int mprotect(void *at, size_t bytes, int prot)
 {
-	int rc = raw_mprotect(at, bytes, prot);
-	size_t clipped;
-	char *from;
-
-	if (!rc && space_clip(at, pages_of(bytes), &from, &clipped))
-		space_note_rights(from, clipped, prot);
-	return status(rc);
+	return status(space_protect(at, bytes, prot));
 }
 
 /* Advice that would lose or leak the contents of a shared mapping, which guest
@@ -216,6 +211,17 @@ static void copy(char *to, char *at, size_t bytes)
 	memcpy(to, at, bytes);
 }
 
+static void *map_at(void *to, size_t bytes)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+	size_t clipped;
+	char *from;
+
+	if (space_clip(to, bytes, &from, &clipped))
+		return map_over(to, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+	return raw_mmap(to, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+}
+
 /* The pages of a place in guest memory are that place's: what moves is copied. */
 static void *move(char *at, size_t bytes, size_t wanted, int flags, void *to)
 {
@@ -225,8 +231,7 @@ static void *move(char *at, size_t bytes, size_t wanted, int flags, void *to)
 	void *got;
 
 	if (flags & MREMAP_FIXED)
-		got = raw_mmap(to, wanted, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		got = map_at(to, wanted);
 	else
 		got = space_take(wanted, UVMM_PAGE_SIZE, SPACE_RW, &zero);
 	if (!got)
@@ -234,11 +239,8 @@ static void *move(char *at, size_t bytes, size_t wanted, int flags, void *to)
 	if (raw_failed(got))
 		return got;
 	copy(got, at, kept);
-	if (rights != SPACE_RW) {
-		raw_mprotect(got, wanted, rights);
-		if (space_has(got, wanted))
-			space_note_rights(got, wanted, rights);
-	}
+	if (rights != SPACE_RW)
+		space_protect(got, wanted, rights);
 	if (!(flags & MREMAP_DONTUNMAP))
 		space_give(at, bytes);
 	else
@@ -269,6 +271,23 @@ static void *remap(char *at, size_t bytes, size_t wanted, int flags, void *to)
 	return flags & MREMAP_MAYMOVE ? move(at, bytes, wanted, flags, to) : (void *)-ENOMEM;
 }
 
+/* Of what is not guest memory, to where guest memory perhaps is. */
+static void *remap_foreign(void *at, size_t bytes, size_t wanted, int flags, void *to)
+{
+	size_t clipped;
+	unsigned kept;
+	char *from;
+	void *got;
+
+	if (!(flags & MREMAP_FIXED) || !is_place(to) || !wanted ||
+	    !space_clip(to, pages_of(wanted), &from, &clipped))
+		return raw_mremap(at, bytes, wanted, flags, to);
+	kept = space_keep(from, clipped);
+	got = raw_mremap(at, bytes, wanted, flags, to);
+	space_lose(from, clipped, kept, !raw_failed(got));
+	return got;
+}
+
 EXPORT void *mremap(void *at, size_t bytes, size_t wanted, int flags, ...)
 {
 	size_t clipped;
@@ -283,6 +302,6 @@ EXPORT void *mremap(void *at, size_t bytes, size_t wanted, int flags, ...)
 		va_end(args);
 	}
 	if (!space_clip(at, bytes ? pages_of(bytes) : 1, &from, &clipped))
-		return answer(raw_mremap(at, bytes, wanted, flags, to));
+		return answer(remap_foreign(at, bytes, wanted, flags, to));
 	return answer(remap(at, pages_of(bytes), pages_of(wanted), flags, to));
 }

@@ -33,6 +33,13 @@ static uint64_t trim(void *arg)
 	return space_trim();
 }
 
+static void remap(void *arg, const struct uvmm_remap *m, int frames,
+		  struct uvmm_remapped *out)
+{
+	(void)arg;
+	remap_serve(&the_space.remap, m, frames, out);
+}
+
 /* What was freed a moment ago goes back though nothing else happens. */
 static int tick(void *arg)
 {
@@ -46,6 +53,7 @@ static void start_agent(void)
 		.connect = connect_agent,
 		.trim = trim,
 		.tick = tick,
+		.remap = remap,
 	};
 
 	if (space_is_open())

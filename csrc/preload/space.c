@@ -31,16 +31,41 @@ void space_die(const char *why)
 	_exit(EXIT_NO_GUEST);
 }
 
+static int ask_range(void *arg, const struct uvmm_range *range, uint16_t type, bool *heard,
+		     char why[UVMM_TEXT_BYTES])
+{
+	(void)arg;
+	return attach_ask_range(&the_space.attachment, range, type, heard, why);
+}
+
+/* For remap.h. */
+static int rights_from(void *arg, uint64_t page, uint64_t *n)
+{
+	const uint8_t *rights = the_space.rights + page;
+	uint64_t alike = 1;
+
+	(void)arg;
+	while (alike < *n && rights[alike] == rights[0])
+		alike++;
+	*n = alike;
+	return rights[0] == SPACE_LOST ? -ENOMEM : rights[0] ^ SPACE_RW;
+}
+
 static int open_tables(struct space *s)
 {
+	static const struct remap_ops ops = { .ask = ask_range, .rights = rights_from };
+	uint64_t small_pages = 0;
 	void *rights = raw_mmap(NULL, s->attachment.pages, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (raw_failed(rights))
 		return -ENOMEM;
 	s->rights = rights;
-	if (s->attachment.pages * UVMM_PAGE_SIZE >= 4 * SMALL_PAGES_BYTES)
+	if (s->attachment.pages * UVMM_PAGE_SIZE >= 4 * SMALL_PAGES_BYTES) {
+		small_pages = SMALL_PAGES_BYTES / UVMM_PAGE_SIZE;
 		raw_madvise(s->attachment.base, SMALL_PAGES_BYTES, MADV_NOHUGEPAGE);
+	}
+	remap_init(&s->remap, s->attachment.base, s->attachment.pages, small_pages, &ops, NULL);
 	return physmem_init(&s->physmem, s->attachment.pages);
 }
 
@@ -140,7 +165,7 @@ int space_rights(const void *at)
 	return the_space.rights[page_at(at)] ^ SPACE_RW;
 }
 
-void space_note_rights(void *at, size_t bytes, int rights)
+static void note_rights(void *at, size_t bytes, int rights)
 {
 	uint8_t noted = (uint8_t)((rights & (PROT_READ | PROT_WRITE | PROT_EXEC)) ^ SPACE_RW);
 	uint64_t page = page_at(at), end = page + bytes / UVMM_PAGE_SIZE;
@@ -179,34 +204,36 @@ static bool are_alike(const void *at, size_t bytes)
 	return page == end;
 }
 
-static int set_rights(void *at, size_t bytes, int rights)
+int space_protect(void *at, size_t bytes, int rights)
 {
-	int rc = raw_mprotect(at, bytes, rights);
+	size_t clipped, all = (bytes + UVMM_PAGE_SIZE - 1) / UVMM_PAGE_SIZE * UVMM_PAGE_SIZE;
+	unsigned kept;
+	char *from;
+	int rc;
 
+	if ((uintptr_t)at % UVMM_PAGE_SIZE || !space_clip(at, all, &from, &clipped))
+		return raw_mprotect(at, bytes, rights);
+	kept = space_keep(from, clipped);
+	rc = raw_mprotect(at, bytes, rights);
 	if (!rc)
-		space_note_rights(at, bytes, rights);
+		note_rights(from, clipped, rights);
+	remap_release(&the_space.remap, kept);
 	return rc;
+}
+
+unsigned space_keep(void *at, size_t bytes)
+{
+	return remap_keep(&the_space.remap, page_at(at), bytes / UVMM_PAGE_SIZE);
 }
 
 /* --- contents --------------------------------------------------------------- */
 
 static int hand_over(void *arg, uint64_t page, uint64_t n)
 {
-	struct uvmm_range range = { .ppn = page, .pages = n };
-	struct uvmm_reply reply;
-	struct rpc_call call = {
-		.type = UVMM_MSG_DISCARD,
-		.answer_type = UVMM_MSG_REPLY,
-		.body = &range,
-		.body_bytes = sizeof(range),
-		.send_fd = -1,
-		.answer = &reply,
-		.answer_bytes = sizeof(reply),
-	};
 	char why[UVMM_TEXT_BYTES];
 
 	(void)arg;
-	return attach_ask(&the_space.attachment, &call, why);
+	return remap_discard(&the_space.remap, page, n, why);
 }
 
 static void zero(void *at, size_t bytes, size_t hand_over_min)
@@ -224,7 +251,7 @@ static void zero(void *at, size_t bytes, size_t hand_over_min)
 		return;
 	memset(at, 0, bytes);
 	if (!writable)
-		space_note_rights(at, bytes, SPACE_RW);
+		note_rights(at, bytes, SPACE_RW);
 }
 
 void space_discard(void *at, size_t bytes)
@@ -262,7 +289,7 @@ static int dress(void *at, size_t bytes, int rights, bool *zero)
 
 	*zero = clear(page_at(at), bytes / UVMM_PAGE_SIZE, *zero);
 	if (rights != SPACE_RW)
-		rc = set_rights(at, bytes, rights);
+		rc = space_protect(at, bytes, rights);
 	if (rc)
 		space_give(at, bytes);
 	return rc;
@@ -295,7 +322,7 @@ int space_take_again(void *at, size_t bytes, int rights)
 		return -ENOMEM;
 	space_discard(at, bytes);
 	return space_rights(at) == rights && are_alike(at, bytes) ? 0 :
-								set_rights(at, bytes, rights);
+								space_protect(at, bytes, rights);
 }
 
 /* Pages from `page` that are lost, or are not: how many. */
@@ -325,22 +352,29 @@ void space_give(void *at, size_t bytes)
 			raw_munmap(address_of(page), n * UVMM_PAGE_SIZE);
 			continue;
 		}
-		set_rights(address_of(page), n * UVMM_PAGE_SIZE, SPACE_RW);
+		space_protect(address_of(page), n * UVMM_PAGE_SIZE, SPACE_RW);
 		physmem_give(&the_space.physmem, page, n);
 		atomic_store(&the_space.given, true);
 	}
 }
 
-void space_lose(void *at, size_t bytes)
+/* Noted before the place is open to remaps again, so that nothing is mapped over what is
+ * there now; nor brought home by the discard, for which nothing of it is away by then. */
+void space_lose(void *at, size_t bytes, unsigned kept, bool done)
 {
 	uint64_t page = page_at(at), n = bytes / UVMM_PAGE_SIZE, i;
 
+	if (done) {
+		memset(the_space.rights + page, SPACE_LOST, n);
+		remap_forget(&the_space.remap, page, n);
+	}
+	remap_release(&the_space.remap, kept);
+	if (!done)
+		return;
 	hand_over(NULL, page, n);
 	/* Whatever of it is free is in nobody's way then, either. */
-	for (i = page; i < page + n; i++) {
+	for (i = page; i < page + n; i++)
 		physmem_take_at(&the_space.physmem, i, 1);
-		the_space.rights[i] = SPACE_LOST;
-	}
 }
 
 uint64_t space_trim(void)

@@ -13,7 +13,7 @@
  *             page is given back.
  *   Units     bytes, multiples of the page size; addresses of pages.
  *   Errors    0 or a negative errno.
- *   Threads   any. Locks, outer first: jemalloc's, space.copying, physmem.lock.
+ *   Threads   any. Locks, outer first: jemalloc's, physmem.lock, remap.lock.
  */
 #ifndef SPACE_H
 #define SPACE_H
@@ -25,6 +25,7 @@
 
 #include "attach.h"
 #include "physmem.h"
+#include "remap.h"
 
 enum space_state {
 	SPACE_CLOSED,           /* not tried yet */
@@ -38,6 +39,7 @@ struct space {
 	_Atomic bool given;     /* something, since the last trim */
 	struct attachment attachment;
 	struct physmem physmem;
+	struct remap remap;
 	uint8_t *rights;        /* [pages] PROT_* ^ SPACE_RW, or LOST */
 };
 
@@ -67,15 +69,16 @@ int space_take_at(void *at, size_t bytes, int rights, bool *zero);
 int space_take_again(void *at, size_t bytes, int rights);
 /* Gives back whatever of the range is in use; what is lost is unmapped. */
 void space_give(void *at, size_t bytes);
-/* The program has other mappings there from now, until it unmaps them. The place is
- * not used again. */
-void space_lose(void *at, size_t bytes);
+/* The program is about to map something of its own there. Pair with space_lose(). */
+unsigned space_keep(void *at, size_t bytes);
+/* It has, if `done`: until it unmaps that; the place is not used again. */
+void space_lose(void *at, size_t bytes, unsigned kept, bool done);
 bool space_is_lost(const void *at, size_t bytes);
 
 /* The range reads as zeros from now, and holds nothing. */
 void space_discard(void *at, size_t bytes);
-/* Remembers what mprotect() did to what is not lost. */
-void space_note_rights(void *at, size_t bytes, int rights);
+/* mprotect() of anything; what of it is guest memory and not lost is remembered. */
+int space_protect(void *at, size_t bytes, int rights);
 int space_rights(const void *at);
 
 /* Hands all free pages to the daemon; how many. */

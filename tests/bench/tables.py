@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from uvmm.scratch import ScratchError
 
-from . import faults, heap
+from . import faults, heap, policy
 from .figures import NotMeasured, Row
 from .stage import FULL, QUICK, Stage, say, stage_for, warm_memory
 from .undo import BenchError
@@ -24,6 +24,7 @@ class Table:
 
     about: str
     rows: Mapping[str, Callable[[Stage], list[Row]]]
+    warms: bool = True  # its rows touch much memory
 
 
 TABLES = {
@@ -32,6 +33,9 @@ TABLES = {
     ),
     "heap": Table(
         about="unmodified programs as guests, against glibc and jemalloc", rows=heap.ROWS
+    ),
+    "policy": Table(
+        about="decisions for many guests; without a daemon", rows=policy.ROWS, warms=False
     ),
 }
 
@@ -46,8 +50,9 @@ def measure(table: Table, *, quick: bool, only: Collection[str]) -> list[Row | N
     found: list[Row | NotMeasured] = []
     scale = QUICK if quick else FULL
     with stage_for(scale) as stage:
-        say("warming memory")
-        warm_memory(scale.warm_bytes)
+        if table.warms:
+            say("warming memory")
+            warm_memory(scale.warm_bytes)
         for key, row in table.rows.items():
             if only and key not in only:
                 continue

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -19,6 +20,7 @@
 #define WORDS (PAGE / sizeof(uint64_t))
 #define RACERS_MAX 8
 #define LOCKS 64u
+#define EMPTY UINT64_MAX        /* the version of what was discarded */
 
 static uvmm_guest *guest;
 static char *base;
@@ -45,6 +47,15 @@ static uint64_t *page_at(uint64_t page)
 	return (uint64_t *)(void *)(base + page * PAGE);
 }
 
+static const char *fill_alike(uint64_t first, uint64_t pages, uint64_t seed)
+{
+	uint64_t p;
+
+	for (p = first; p < first + pages; p++)
+		pattern(page_at(p), 0, seed);
+	return NULL;
+}
+
 static const char *fill(uint64_t first, uint64_t pages, uint64_t seed)
 {
 	uint64_t p;
@@ -64,14 +75,16 @@ static const char *differs(uint64_t page, size_t word, uint64_t want, uint64_t g
 	return text;
 }
 
-static const char *check(uint64_t first, uint64_t pages, uint64_t seed, bool zero)
+enum expected { OWN, ALIKE, ZERO };
+
+static const char *check(uint64_t first, uint64_t pages, uint64_t seed, enum expected what)
 {
 	uint64_t want[WORDS] = { 0 }, p;
 	size_t i;
 
 	for (p = first; p < first + pages; p++) {
-		if (!zero)
-			pattern(want, p, seed);
+		if (what != ZERO)
+			pattern(want, what == OWN ? p : 0, seed);
 		for (i = 0; i < WORDS; i++) {
 			uint64_t got = page_at(p)[i];
 
@@ -87,7 +100,8 @@ static const char *check(uint64_t first, uint64_t pages, uint64_t seed, bool zer
 struct race {
 	pthread_mutex_t lock[LOCKS];
 	uint64_t pages;
-	uint64_t *version;      /* [pages], under the page's lock */
+	uint64_t kinds;         /* 0: each page has contents of its own */
+	uint64_t *version;      /* [pages], under the page's lock; 0: not known */
 	_Atomic bool stop;
 	_Atomic uint64_t rounds;
 	char wrong[SCRIPT_LINE];
@@ -99,13 +113,30 @@ struct racer {
 	uint64_t seed;
 };
 
+static void contents(const struct race *r, uint64_t page, uint64_t v, uint64_t *words)
+{
+	if (v == EMPTY)
+		memset(words, 0, PAGE);
+	else
+		pattern(words, r->kinds ? 0 : page, v);
+}
+
+static uint64_t next_version(const struct race *r, uint64_t page, uint64_t rnd)
+{
+	if (!r->kinds)
+		return rnd | 1;
+	if (rnd >> 60 || uvmm_discard(guest, page_at(page), PAGE))
+		return 1 + rnd % r->kinds;
+	return EMPTY;
+}
+
 static void one_round(struct race *r, uint64_t page, uint64_t rnd)
 {
 	uint64_t want[WORDS], v = r->version[page];
 	size_t i;
 
 	if (v) {
-		pattern(want, page, v);
+		contents(r, page, v, want);
 		for (i = 0; i < WORDS; i++) {
 			if (page_at(page)[i] == want[i] || atomic_exchange(&r->failed, true))
 				continue;
@@ -114,10 +145,11 @@ static void one_round(struct race *r, uint64_t page, uint64_t rnd)
 				 differs(page, i, want[i], page_at(page)[i]));
 		}
 	}
-	if (rnd % 3) {
-		r->version[page] = rnd | 1;
-		pattern(page_at(page), page, rnd | 1);
-	}
+	if (!(rnd % 3))
+		return;
+	r->version[page] = next_version(r, page, mix(rnd));
+	if (r->version[page] != EMPTY)
+		contents(r, page, r->version[page], page_at(page));
 }
 
 static void *racer_main(void *arg)
@@ -138,7 +170,7 @@ static void *racer_main(void *arg)
 	return NULL;
 }
 
-static const char *race(uint64_t threads, uint64_t ms, uint64_t pages)
+static const char *race(uint64_t threads, uint64_t ms, uint64_t pages, uint64_t kinds)
 {
 	static struct race r;
 	struct timespec t = { (time_t)(ms / 1000), (long)(ms % 1000) * 1000000 };
@@ -149,6 +181,7 @@ static const char *race(uint64_t threads, uint64_t ms, uint64_t pages)
 	memset(&r, 0, sizeof(r));
 	threads = threads > RACERS_MAX ? RACERS_MAX : threads;
 	r.pages = pages;
+	r.kinds = kinds;
 	r.version = calloc(pages, sizeof(*r.version));
 	for (i = 0; i < LOCKS; i++)
 		pthread_mutex_init(&r.lock[i], NULL);
@@ -193,7 +226,7 @@ static const char *by_syscall(uint64_t first, uint64_t pages, uint64_t seed)
 		return "write from guest memory failed";
 	fclose(f);
 	free(copy);
-	return check(first, pages, seed, false);
+	return check(first, pages, seed, OWN);
 }
 
 static void bus(int sig)
@@ -229,6 +262,55 @@ static const char *numbers(void)
 	return text;
 }
 
+/* --- mappings ----------------------------------------------------------------- */
+
+struct mappings {
+	uint64_t mappings, away_pages;  /* of a range */
+};
+
+static struct mappings mappings(uint64_t first, uint64_t pages)
+{
+	uint64_t begin = (uintptr_t)base + first * PAGE, end = begin + pages * PAGE;
+	struct mappings sum = { 0, 0 };
+	unsigned long long from, to, inode;
+	char line[2 * SCRIPT_LINE], shared;
+	FILE *f = fopen("/proc/self/maps", "re");
+
+	while (f && fgets(line, sizeof(line), f)) {
+		/* In a child a sanitizer may have taken the free place for itself. */
+		if (sscanf(line, "%llx-%llx %*3s%c %*x %*s %llu", &from, &to, &shared,
+			   &inode) != 4 || !inode || from >= end || to <= begin)
+			continue;
+		from = from > begin ? from : begin;
+		to = to < end ? to : end;
+		sum.mappings++;
+		sum.away_pages += shared == 'p' ? (to - from) / PAGE : 0;
+	}
+	if (f)
+		fclose(f);
+	return sum;
+}
+
+static const char *count(uint64_t n)
+{
+	static char text[SCRIPT_LINE];
+
+	snprintf(text, sizeof(text), "ok %llu", (unsigned long long)n);
+	return text;
+}
+
+static const char *fork_one(void)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(mappings(0, uvmm_size_bytes(guest) / PAGE).mappings ? 1 : 0);
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return "cannot fork";
+	return WEXITSTATUS(status) ? "the child has some of guest memory" : NULL;
+}
+
 static const char *ask(int rc)
 {
 	return rc ? uvmm_error() : NULL;
@@ -236,18 +318,22 @@ static const char *ask(int rc)
 
 static const char *obey(const char *line)
 {
-	unsigned long long a = 0, b = 0, c = 0;
+	unsigned long long a = 0, b = 0, c = 0, d = 0;
 	char word[16] = "";
 
-	sscanf(line, "%15s %llu %llu %llu", word, &a, &b, &c);
+	sscanf(line, "%15s %llu %llu %llu %llu", word, &a, &b, &c, &d);
 	if (!strcmp(word, "fill"))
 		return fill(a, b, c);
 	if (!strcmp(word, "check"))
-		return check(a, b, c, false);
+		return check(a, b, c, OWN);
+	if (!strcmp(word, "same"))
+		return fill_alike(a, b, c);
+	if (!strcmp(word, "alike"))
+		return check(a, b, c, ALIKE);
 	if (!strcmp(word, "zero"))
-		return check(a, b, 0, true);
+		return check(a, b, 0, ZERO);
 	if (!strcmp(word, "race"))
-		return race(a, b, c);
+		return race(a, b, c, d);
 	if (!strcmp(word, "syscall"))
 		return by_syscall(a, b, c);
 	if (!strcmp(word, "discard"))
@@ -262,6 +348,12 @@ static const char *obey(const char *line)
 		return strcmp(grow(a, 1), "ok 0") ? "no SIGBUS" : NULL;
 	if (!strcmp(word, "stats"))
 		return numbers();
+	if (!strcmp(word, "away"))
+		return count(mappings(a, b).away_pages);
+	if (!strcmp(word, "maps"))
+		return count(mappings(0, uvmm_size_bytes(guest) / PAGE).mappings);
+	if (!strcmp(word, "fork"))
+		return fork_one();
 	return "no such command";
 }
 

@@ -1,17 +1,26 @@
 /* SPDX-License-Identifier: MIT
  *
  * script_guest - a guest process that does what its test tells it, line by line,
- * and answers each line with "ok" or with what went wrong.
+ * and answers each line with "ok" or with what went wrong. It is a guest by guestlib, so
+ * its agent answers ATTEND and REMAP (remap.h), whatever line it is at.
  *
  *   fill FIRST PAGES SEED     write a pattern
  *   check FIRST PAGES SEED    compare it
  *   zero FIRST PAGES          compare with zeros
+ *   same FIRST PAGES SEED     write one pattern to all of them
+ *   alike FIRST PAGES SEED    compare with that
  *   race THREADS MS PAGES     threads rewrite and verify pages for so long
+ *   race THREADS MS PAGES KINDS
+ *                             the same, with contents of so many kinds that all pages
+ *                             have in common, and discards
  *   syscall FIRST PAGES SEED  read(2) the pattern from a file into the pages
  *   discard|pin|unpin FIRST PAGES
  *   sigbus PAGE               an access to the page must give SIGBUS
  *   grow FIRST PAGES          touch until SIGBUS: "ok COUNT" says how many it got
  *   stats                     "ok RESIDENT SWAPPED FAULTS"
+ *   away FIRST PAGES          "ok COUNT" says how many are mapped from frames
+ *   maps                      "ok COUNT" says how many mappings guest memory is made of
+ *   fork                      a child must have nothing of it
  */
 #ifndef SCRIPT_GUEST_H
 #define SCRIPT_GUEST_H

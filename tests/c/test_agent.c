@@ -1,141 +1,21 @@
 /* SPDX-License-Identifier: MIT
  *
- * The agent thread, with the test as the daemon: what it answers, in which order it
- * calls, and that a callback which was removed does not run.
+ * The agent thread: what it answers, in which order it calls, and that a callback which
+ * was removed does not run.
  */
-#include "agent.h"
-
 #include <errno.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "uvmm/protocol.h"
+#include "agent_bed.h"
 
-#define CHECK(cond) \
-	do { \
-		if (!(cond)) { \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond); \
-			exit(1); \
-		} \
-	} while (0)
-
-#define TRIMMED 1000u
-#define WANTED 77u
 #define PACKET 256
 #define SLOW_US 50000
-#define DAEMONS 16
-#define TICK_MS 5
 
-/* One for each test: the thread of the last may still be about to end. */
-struct daemon {
-	struct agent agent;
-	atomic_int fd;          /* its end of the newest connection */
-	atomic_int link;        /* the agent's end, by tell_link */
-	atomic_int connects, trims;
-	int refuse;             /* connections are refused with this */
-};
-
-static struct daemon daemons[DAEMONS], *d = daemons;
-static char order[512];
 static atomic_bool runs, entered;
 
-static int connect_agent(void *arg)
-{
-	struct daemon *to = arg;
-	int pair[2];
-
-	if (to->refuse)
-		return to->refuse;
-	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
-	to->fd = pair[0];
-	to->connects++;
-	return pair[1];
-}
-
-static uint64_t trim(void *arg)
-{
-	((struct daemon *)arg)->trims++;
-	return TRIMMED;
-}
-
-static int tick(void *arg)
-{
-	(void)arg;
-	return TICK_MS;
-}
-
-static const struct agent_ops ops = { .connect = connect_agent, .trim = trim };
-static const struct agent_ops ticking = { connect_agent, trim, tick };
-
-static void start_with(const struct agent_ops *o)
-{
-	memset(order, 0, sizeof(order));
-	CHECK(++d < daemons + DAEMONS);
-	CHECK(!agent_start(&d->agent, o, d));
-}
-
-static void start(void)
-{
-	start_with(&ops);
-}
-
-/* The agent has ended: it has closed its end. */
-static void expect_end(void)
-{
-	char byte;
-
-	CHECK(recv(d->fd, &byte, 1, 0) == 0);
-	close(d->fd);
-}
-
-static void stop(void)
-{
-	CHECK(!shutdown(d->fd, SHUT_WR));
-	expect_end();
-}
-
-static void press(int fd, uint32_t level, uint32_t seq)
-{
-	struct {
-		struct uvmm_msg_head head;
-		struct uvmm_pressure body;
-	} m = {
-		.head = { UVMM_PROTOCOL_MAGIC, UVMM_PROTOCOL_VERSION, UVMM_MSG_PRESSURE, seq, 0 },
-		.body = { .level = level, .wanted_pages = WANTED },
-	};
-
-	CHECK(send(fd, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m));
-}
-
-static uint64_t released(uint32_t seq)
-{
-	struct {
-		struct uvmm_msg_head head;
-		struct uvmm_released body;
-	} m;
-
-	CHECK(recv(d->fd, &m, sizeof(m), 0) == sizeof(m));
-	CHECK(m.head.type == UVMM_MSG_RELEASED && m.head.seq == seq && !m.head.status);
-	return m.body.pages;
-}
-
 /* --- callbacks -------------------------------------------------------------- */
-
-static uint64_t note(void *arg, int level, uint64_t wanted_pages)
-{
-	sigset_t blocked;
-
-	CHECK(wanted_pages == WANTED && level >= UVMM_CALM && level <= UVMM_STALLED);
-	CHECK(!pthread_sigmask(SIG_SETMASK, NULL, &blocked) && sigismember(&blocked, SIGTERM));
-	strncat(order, arg, 1);
-	return 10;
-}
 
 static uint64_t leave(void *arg, int level, uint64_t wanted_pages)
 {

@@ -294,11 +294,11 @@ static void test_answer_repeats_the_number(void)
 
 	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
 	CHECK(!rpc_answer(pair[0], 77, UVMM_MSG_RELEASED, &body, sizeof(body)));
-	CHECK(!rpc_receive(pair[1], &head, &got, sizeof(got), &got_bytes));
+	CHECK(!rpc_receive(pair[1], &head, &got, sizeof(got), &got_bytes, NULL));
 	CHECK(head.seq == 77 && head.type == UVMM_MSG_RELEASED && !head.status);
 	CHECK(got_bytes == sizeof(got) && got.pages == 5);
 	close(pair[0]);
-	CHECK(rpc_receive(pair[1], &head, &got, sizeof(got), &got_bytes) == -ECONNRESET);
+	CHECK(rpc_receive(pair[1], &head, &got, sizeof(got), &got_bytes, NULL) == -ECONNRESET);
 	close(pair[1]);
 }
 

@@ -22,7 +22,7 @@ from tests.guest.conftest import (
     copied,
     wait_for,
 )
-from uvmm import host, large_pages
+from uvmm import host, machine_settings
 from uvmm.errors import UvmmError
 from uvmm.rundir import read_record
 from uvmm.scratch import stored_and_held
@@ -464,7 +464,7 @@ class TestCrash:
 @pytest.fixture
 def never_large(place: Place) -> Iterator[Place]:
     """Small pages of shared memory alone, and no daemon that changes that."""
-    former = {at: host.chosen_word(at.path) for at in large_pages.settings()}
+    former = {at: host.chosen_word(at.path) for at in machine_settings.page_settings()}
     if any(at.book.exists() or not os.access(at.path, os.W_OK) for at in former):
         pytest.skip("large pages are not ours to set, or other daemons serve")
     for at in former:
@@ -484,17 +484,17 @@ def test_the_last_daemon_puts_the_settings_of_pages_back(
     others = ["--run-dir", str(never_large.path / "other")]
 
     def words() -> list[str]:
-        return [host.chosen_word(at.path) for at in large_pages.settings()]
+        return [host.chosen_word(at.path) for at in machine_settings.page_settings()]
 
     for which in ([], others):
         assert never_large.uvmm("up", *small, *which).returncode == 0
     assert never_large.uvmm("doctor").returncode == 0
-    assert words() == [at.on for at in large_pages.settings()]
+    assert words() == [at.on for at in machine_settings.page_settings()]
     assert never_large.uvmm("down").returncode == 0
-    assert words() == [at.on for at in large_pages.settings()]
+    assert words() == [at.on for at in machine_settings.page_settings()]
     assert never_large.uvmm("down", *others).returncode == 0
     assert set(words()) == {"never"}
-    assert not any(at.book.exists() for at in large_pages.settings())
+    assert not any(at.book.exists() for at in machine_settings.page_settings())
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["run", "--help"]])

@@ -88,8 +88,8 @@ def test_the_way_of_uvmm_run_is_short() -> None:
 
 
 def test_files_are_short_and_product_needs_only_what_it_declares() -> None:
-    declared = {"cffi", "click", "fastapi", "pydantic", "rich", "typer", "uvicorn", "starlette",
-                "anyio", "typing_extensions", "uvmm"}
+    declared = {"cffi", "click", "fastapi", "matplotlib", "pydantic", "rich", "typer",
+                "uvicorn", "starlette", "anyio", "typing_extensions", "uvmm"}
     for source in sources():
         assert len(source.read_text().splitlines()) <= LINES_MAX, source
         for module in imported(source):

@@ -1,79 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Policy: division of memory by shares, admission, stall percentages."""
+"""Policy: admission, stall percentages."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.unit.samples import a_guest, a_machine
+from tests.unit.policy_samples import MIB, a_parameters
+from tests.unit.samples import a_machine
 from uvmm.errors import BadInputError, NoRoomError
-from uvmm.model import Snapshot
-from uvmm.policy.admission import admitted_max, check_min
+from uvmm.policy.admission import admitted_max, check_min, overhead, reserve, room
 from uvmm.policy.stall import WINDOW_NS, StallSample, Window, observe, percent
-from uvmm.policy.targets import Claim, divide, targets
 
 SECOND_NS = 1_000_000_000
-
-
-@st.composite
-def claims(draw: st.DrawFn) -> Claim:
-    floor = draw(st.integers(min_value=0, max_value=1 << 20))
-    return Claim(
-        floor_pages=floor,
-        ceiling_pages=floor + draw(st.integers(min_value=0, max_value=1 << 22)),
-        shares=draw(st.integers(min_value=1, max_value=1_000_000)),
-    )
-
-
-class TestDivide:
-    @given(st.lists(claims(), max_size=12), st.integers(min_value=0, max_value=1 << 24))
-    def test_everybody_is_within_bounds_and_all_is_given(
-        self, wanted: list[Claim], budget: int
-    ) -> None:
-        given_pages = divide(budget, wanted)
-        assert len(given_pages) == len(wanted)
-        for claim, pages in zip(wanted, given_pages, strict=True):
-            assert claim.floor_pages <= pages <= claim.ceiling_pages
-        floors = sum(claim.floor_pages for claim in wanted)
-        ceilings = sum(claim.ceiling_pages for claim in wanted)
-        assert sum(given_pages) == max(floors, min(budget, ceilings))
-
-    @given(st.lists(claims(), min_size=2, max_size=6), st.integers(1, 1 << 22))
-    def test_who_has_more_shares_gets_no_less(self, wanted: list[Claim], budget: int) -> None:
-        equal = [Claim(floor_pages=0, ceiling_pages=1 << 23, shares=c.shares) for c in wanted]
-        pairs = sorted(zip([c.shares for c in equal], divide(budget, equal), strict=True))
-        for (fewer, less), (more, greater) in pairwise(pairs):
-            assert fewer <= more
-            assert less <= greater + 1
-
-    def test_proportion_and_min(self) -> None:
-        given_pages = divide(
-            1000,
-            [
-                Claim(floor_pages=0, ceiling_pages=800, shares=1000),
-                Claim(floor_pages=0, ceiling_pages=800, shares=3000),
-                Claim(floor_pages=300, ceiling_pages=300, shares=1),
-            ],
-        )
-        assert given_pages == [175, 525, 300]
-
-    def test_need_bounds_a_target(self) -> None:
-        small = a_guest(id=1, max_pages=1 << 20, resident_pages=8192)
-        large = a_guest(id=2, max_pages=1 << 20, resident_pages=1 << 19)
-        snapshot = Snapshot(machine=a_machine(total_pages=1 << 18), guests=(small, large))
-        got = targets(snapshot)
-        assert got[1] == 8192 + 4096
-        assert got[2] == snapshot.machine.guest_budget_pages - got[1]
-
-    def test_bad_claims_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="floor"):
-            Claim(floor_pages=2, ceiling_pages=1, shares=1)
-        with pytest.raises(ValueError, match="shares"):
-            Claim(floor_pages=0, ceiling_pages=1, shares=0)
 
 
 class TestAdmission:
@@ -98,6 +36,47 @@ class TestAdmission:
             check_min(self.machine, [4000, 5000], 1001, 2048)
         with pytest.raises(BadInputError, match="--max"):
             check_min(self.machine, [], 4096, 2048)
+
+
+class TestReservation:
+    guests = [a_parameters(min_pages=64 * MIB, max_pages=256 * MIB)] * 3
+
+    def test_it_fits_until_memory_is_promised(self) -> None:
+        there = room(
+            self.guests, total_pages=320 * MIB, own_pages=10 * MIB, swap_pages=1024 * MIB
+        )
+        wanted = self.guests[0]
+        assert reserve(there, wanted) == room(
+            [*self.guests, wanted], total_pages=320 * MIB, own_pages=10 * MIB,
+            swap_pages=1024 * MIB,
+        )
+        with pytest.raises(NoRoomError) as refused:
+            reserve(reserve(there, wanted), wanted)
+        assert str(refused.value) == (
+            "min 64M + overhead 1M = 65M cannot be guaranteed: of 320M machine memory uvmm "
+            "itself takes 10M, 4 other guests were promised 260M, 49.7M is left"
+        )
+
+    def test_it_fits_until_swap_is_reserved(self) -> None:
+        there = room(
+            self.guests, total_pages=1024 * MIB, own_pages=0, swap_pages=700 * MIB
+        )
+        with pytest.raises(NoRoomError) as refused:
+            reserve(there, self.guests[0])
+        assert str(refused.value) == (
+            "max 256M - min 64M = 192M of swap cannot be reserved: of 700M 3 other guests "
+            "have 576M, 124M is left; a smaller max, a larger min or more swap would do"
+        )
+
+    def test_all_of_it_can_be_promised(self) -> None:
+        wanted = a_parameters(min_pages=0, max_pages=512 * MIB)
+        there = room(
+            [], total_pages=overhead(512 * MIB), own_pages=0, swap_pages=512 * MIB
+        )
+        full = reserve(there, wanted)
+        assert (full.reserved_pages, full.reserved_swap_pages) == (
+            full.total_pages, full.swap_pages
+        )
 
 
 class TestStall:

@@ -1,49 +1,25 @@
 # SPDX-License-Identifier: MIT
 """
-How machine memory is divided among guests.
+How the daemon divides machine memory among guests, as long as it does not know how
+much of it they use.
 
 While the guests' needs fit into the budget each gets what it needs. When they do
-not, memory goes by shares: all guests rise together, each in proportion to its
-shares, and one stops rising when its need is met; nobody falls below its min.
-This is where min-funding revocation comes to rest (which always takes from the
-guest that pays the fewest shares a page), found at once and not step by step.
+not, memory goes by shares (`division`), to nobody more than its need.
 
-Units: pages; shares are weights without a unit.
+Units: pages.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from uvmm.policy.division import Claim, divide, weight
+from uvmm.policy.observation import GROWTH_PAGES, GROWTH_PARTS
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from uvmm.model import Guest, Snapshot
-
-# A guest that grows should not be above its target only because the last look
-# at it is a quarter of a second old.
-GROWTH_PARTS = 8
-GROWTH_PAGES = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """
-    What one guest may get: `floor_pages` in any case, up to `ceiling_pages`.
-
-    Raises `ValueError` unless 0 <= floor <= ceiling and shares > 0.
-    """
-
-    floor_pages: int
-    ceiling_pages: int
-    shares: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.floor_pages <= self.ceiling_pages:
-            raise ValueError(f"floor {self.floor_pages} > ceiling {self.ceiling_pages}, or < 0")
-        if self.shares <= 0:
-            raise ValueError(f"shares must be > 0, got {self.shares}")
 
 
 def claim_of(guest: Guest) -> Claim:
@@ -53,29 +29,8 @@ def claim_of(guest: Guest) -> Claim:
     return Claim(
         floor_pages=guest.min_pages,
         ceiling_pages=max(guest.min_pages, min(guest.max_pages, need)),
-        shares=guest.shares,
+        weight=weight(guest.shares, 1.0, 1.0),
     )
-
-
-def divide(budget_pages: int, claims: Sequence[Claim]) -> list[int]:
-    """
-    Divide *budget_pages* by shares.
-
-    Returns:
-        Pages for each claim, in the same order. Their sum is the budget or what
-        all ceilings come to, whichever is less; if the floors alone exceed the
-        budget, the floors.
-    """
-    given = [claim.floor_pages for claim in claims]
-    if sum(given) >= budget_pages:
-        return given
-    if sum(claim.ceiling_pages for claim in claims) <= budget_pages:
-        return [claim.ceiling_pages for claim in claims]
-    level = _level(budget_pages, claims)
-    for i, claim in enumerate(claims):
-        given[i] = _at_level(claim, level)
-    _spend(budget_pages - sum(given), given, claims)
-    return given
 
 
 def targets(snapshot: Snapshot) -> Mapping[int, int]:
@@ -83,33 +38,3 @@ def targets(snapshot: Snapshot) -> Mapping[int, int]:
     claims = [claim_of(guest) for guest in snapshot.guests]
     given = divide(snapshot.machine.guest_budget_pages, claims)
     return {guest.id: pages for guest, pages in zip(snapshot.guests, given, strict=True)}
-
-
-# Pages a share, in units of 2**-32, so that a level is a whole number.
-_LEVEL_BITS = 32
-
-
-def _at_level(claim: Claim, level: int) -> int:
-    pages = claim.shares * level >> _LEVEL_BITS
-    return min(max(pages, claim.floor_pages), claim.ceiling_pages)
-
-
-def _level(budget_pages: int, claims: Sequence[Claim]) -> int:
-    """Find the highest level at which all together stay within the budget."""
-    low, high = 0, (budget_pages + 1) << _LEVEL_BITS
-    while high - low > 1:
-        middle = (low + high) // 2
-        if sum(_at_level(claim, middle) for claim in claims) <= budget_pages:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def _spend(left_pages: int, given: list[int], claims: Sequence[Claim]) -> None:
-    """Hand out the few pages that rounding left, one a claim, in turn."""
-    while left_pages:
-        for i, claim in enumerate(claims):
-            if left_pages and given[i] < claim.ceiling_pages:
-                given[i] += 1
-                left_pages -= 1

@@ -10,7 +10,8 @@
  *            number PPN lies at base + PPN * 4096. It may be read and written
  *            at any time by any thread; the daemon may take a page out and
  *            bring it back at any moment, which only costs time. Memory that
- *            was never written, or was discarded, reads as zeros.
+ *            was never written, or was discarded, reads as zeros. How it is mapped
+ *            is the daemon's: no mprotect(), madvise() or mapping of the program's own.
  *   Threads  Every call may be made by any thread at any time, except where a
  *            line says otherwise. Pressure callbacks run on the agent thread,
  *            one at a time, with all signals blocked.

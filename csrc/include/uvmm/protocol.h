@@ -66,6 +66,7 @@ enum uvmm_msg_type {
 	UVMM_MSG_ATTENDS = 16,  /* agent -> daemon: no body; a REMAP would be taken at once */
 	UVMM_MSG_REMAP = 17,    /* -> agent: struct uvmm_remap, the frame file */
 	UVMM_MSG_REMAPPED = 18, /* agent -> daemon: struct uvmm_remapped */
+	UVMM_MSG_HOMED = 19,    /* -> daemon: struct uvmm_range; mapped as at first again */
 };
 
 enum uvmm_role {
@@ -177,7 +178,13 @@ struct uvmm_remap {
 	struct uvmm_remap_run run[UVMM_REMAP_RUNS];
 };
 
-/* Bit i: run i was done; else nothing was changed there. */
+/* Bit i: run i was done; else nothing was changed there. A REMAP with the number of the
+ * last one was sent again, as no answer came: it is answered as before. Numbers
+ * start with 1.
+ *
+ * A range that the guest discards is kept from remaps while it does: it sends DISCARD,
+ * after which the daemon forgets the frames, then maps what was private there as guest
+ * memory again, and says HOMED, so that it is watched as before. */
 struct uvmm_remapped {
 	uint64_t done[UVMM_REMAP_RUNS / 64];
 };

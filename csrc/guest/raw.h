@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * raw - the system calls behind the functions that this library stands in for.
+ * raw - the system calls behind functions that the preloaded library stands in for.
  *
  *   Errors   a negative errno; for a mapping as a pointer, see raw_failed().
  */

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from uvmm.large_pages import Setting, allowed
+from uvmm.machine_settings import Setting, allowed
 
 if TYPE_CHECKING:
     from pathlib import Path

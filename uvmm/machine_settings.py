@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """
-Large and middle-sized pages in guests' memory: settings of the whole machine,
-shared by all daemons that serve.
+Settings of the whole machine that are changed while any daemon serves: large and
+middle-sized pages in guests' memory, and how many mappings a process may have.
 
 Guest memory is anonymous shared memory to the kernel, which has a setting for each
 size of page. Large ones (2 MiB) come where a program advises them, middle-sized ones
 (64 KiB) elsewhere: they cost a third of the time of small ones at first touch, and
-unlike large ones they are there when the machine's memory is in pieces.
+unlike large ones they are there when the machine's memory is in pieces. Each run of
+shared pages is a mapping of its own.
 
 For each setting a daemon holds a shared lock on a file, the book, in which the
 setting's former word is. Whoever can have the lock alone is the first or the last:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 _OFF, _INHERIT = "never", "inherit"
 _WORD_BYTES = 64
+_BOOKS = Path("/run")
+_MAP_COUNT = Path("/proc/sys/vm/max_map_count")
+_MAPPINGS = "262144"  # about 250 bytes of the kernel's memory each, where they are used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +44,50 @@ class Setting:
     on: str
     book: Path
 
+    def word(self) -> str:
+        """Return what it is set to."""
+        return host.chosen_word(self.path)
+
+    def is_off(self) -> bool:
+        """Tell whether it is to be changed."""
+        return host.shmem_word(self.path) == _OFF
+
+    def may_have_been(self, word: str) -> bool:
+        """Tell whether *word* is something that would have been changed."""
+        return word in (_OFF, _INHERIT)
+
+
+class Count(Setting):
+    """A setting that is a number, and off if it is less than `on`."""
+
+    def word(self) -> str:
+        """Return the number."""
+        return self.path.read_text().strip()
+
+    def is_off(self) -> bool:
+        """Tell whether it is to be raised."""
+        return self.may_have_been(self.word())
+
+    def may_have_been(self, word: str) -> bool:
+        """Tell whether *word* is a number that would have been raised."""
+        return word.isdecimal() and int(word) < int(self.on)
+
 
 def settings() -> list[Setting]:
     """Return those that this kernel has."""
-    books = Path("/run")
+    maps = Count(path=_MAP_COUNT, on=_MAPPINGS, book=_BOOKS / "uvmm-maps.lock")
+    return [*page_settings(), maps]
+
+
+def page_settings() -> list[Setting]:
+    """Return those for the sizes of pages."""
     if not host.shmem_setting(host.LARGE_KIB).exists():
         return [
-            Setting(path=host.SHMEM_ENABLED, on="advise", book=books / "uvmm-pages.lock")
+            Setting(path=host.SHMEM_ENABLED, on="advise", book=_BOOKS / "uvmm-pages.lock")
         ]
     return [
         Setting(
-            path=host.shmem_setting(kib), on=on, book=books / f"uvmm-pages-{kib}k.lock"
+            path=host.shmem_setting(kib), on=on, book=_BOOKS / f"uvmm-pages-{kib}k.lock"
         )
         for kib, on in ((host.LARGE_KIB, "advise"), (host.MIDDLE_KIB, "always"))
     ]
@@ -58,7 +95,7 @@ def settings() -> list[Setting]:
 
 @contextmanager
 def allowed(wanted: Sequence[Setting] | None = None) -> Iterator[None]:
-    """Have all sizes of pages while the block runs, as far as the machine lets us."""
+    """Have all of them while the block runs, as far as the machine lets us."""
     with ExitStack() as held:
         for setting in settings() if wanted is None else wanted:
             held.enter_context(_allowed(setting))
@@ -105,15 +142,15 @@ def _leave(held: int, setting: Setting) -> None:
         return
     word = os.pread(held, _WORD_BYTES, 0).decode(errors="replace")
     # Unless somebody else has chosen meanwhile.
-    if word in (_OFF, _INHERIT) and host.chosen_word(setting.path) == setting.on:
+    if setting.may_have_been(word) and setting.word() == setting.on:
         setting.path.write_text(word)
     setting.book.unlink()
 
 
 def _begin(held: int, setting: Setting) -> None:
     """Change the setting; what it was is in the book before that."""
-    word = host.chosen_word(setting.path)
-    if host.shmem_word(setting.path) == _OFF:
+    word = setting.word()
+    if setting.is_off():
         os.ftruncate(held, 0)
         os.pwrite(held, word.encode(), 0)
         with suppress(OSError):

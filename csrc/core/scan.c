@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: MIT */
+#include "scan.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine.h"
+#include "locks.h"
+
+#define SLICE_PAGES (SCAN_CHUNKS * UVMM_CHUNK_PAGES)
+#define PPN_BITS 36
+#define PRINT_ZERO 2u           /* of a page of zeros */
+
+/* A page of any guest of the group. */
+struct elsewhere {
+	struct guest *g;
+	uint64_t id;
+	struct share_page page;
+};
+
+struct scan_buffer {
+	struct share_buffer share;
+	char piece[SHARE_PIECE * UVMM_PAGE_SIZE];
+	char twin[UVMM_PAGE_SIZE];
+	struct share_page zero[SLICE_PAGES], own[SLICE_PAGES];
+	struct elsewhere other[SLICE_PAGES];
+	struct share_page run[SLICE_PAGES];     /* those of one of the others */
+	size_t zeros, owns, others;
+};
+
+struct scan {
+	struct uvmm_engine *e;
+	struct guest *g;
+	struct group *group;
+	struct scan_buffer *b;
+	bool all;
+};
+
+struct scan_buffer *scan_buffer_new(void)
+{
+	return malloc(sizeof(struct scan_buffer));
+}
+
+void scan_buffer_free(struct scan_buffer *b)
+{
+	free(b);
+}
+
+struct share_buffer *scan_share_buffer(struct scan_buffer *b)
+{
+	return &b->share;
+}
+
+uint64_t scan_mappings_max(void)
+{
+	FILE *f = fopen("/proc/sys/vm/max_map_count", "re");
+	unsigned long long n = 65530;
+
+	if (f) {
+		if (fscanf(f, "%llu", &n) != 1)
+			n = 65530;
+		fclose(f);
+	}
+	return n;
+}
+
+/* --- looking up ---------------------------------------------------------------- */
+
+/* Where a hint says a page is: not 0. */
+static uint64_t place_of(const struct guest *g, uint64_t ppn)
+{
+	return ((uint64_t)g->slot << PPN_BITS | ppn) + 1;
+}
+
+static bool is_plain(const struct guest *g, uint64_t ppn)
+{
+	/* The page map is a file, too, and looking at a hole of it allocates it. */
+	return !pmap_chunk_marked(&g->pmap, ppn / UVMM_CHUNK_PAGES) ||
+	       pmap_get(&g->pmap, ppn) == pmap_make(PAGE_PRESENT, 0);
+}
+
+/* A frame with that content, with a reference; FRAME_NONE. */
+static uint64_t find_frame(struct group *group, uint64_t hash, const char *page)
+{
+	uint64_t frame = frames_find(&group->frames, hash, FRAME_NONE), next;
+
+	while (frame != FRAME_NONE && memcmp(group_frame(group, frame), page, UVMM_PAGE_SIZE)) {
+		next = frames_find(&group->frames, hash, frame);
+		group_drop_frame(group, frame);
+		frame = next;
+	}
+	return frame;
+}
+
+/* The guest o, entered, has that content at ppn. */
+static bool has_twin(const struct scan *s, const struct guest *o, uint64_t ppn, const char *page)
+{
+	return o->group == s->group && ppn < o->max_pages && is_plain(o, ppn) &&
+	       pread(o->memfd, s->b->twin, UVMM_PAGE_SIZE, (off_t)(ppn << UVMM_PAGE_SHIFT)) ==
+		       (ssize_t)UVMM_PAGE_SIZE &&
+	       !memcmp(s->b->twin, page, UVMM_PAGE_SIZE);
+}
+
+/* What the hint says is looked at, and is not needed any more. */
+static bool follow_hint(struct scan *s, uint64_t hash, uint64_t place, const char *page,
+			struct elsewhere *out)
+{
+	uint64_t ppn = (place - 1) & ((1ull << PPN_BITS) - 1);
+	struct guest *o = s->e->registry.slot[(place - 1) >> PPN_BITS];
+	bool found = false;
+
+	if (share_is_deaf(o))
+		return false;
+	if (guest_enter(o)) {
+		found = has_twin(s, o, ppn, page);
+		*out = (struct elsewhere){ .g = o, .id = o->id, .page.ppn = ppn };
+		guest_leave(o);
+	}
+	hints_drop(&s->group->hints, hash, place);
+	if (!found)
+		atomic_fetch_add(&s->group->stale_hints, 1);
+	return found;
+}
+
+static bool new_frame(struct scan *s, const char *page, uint64_t hash, uint64_t *frame)
+{
+	if (!pressure_take(&s->e->pressure, 1, PRESSURE_LOAD) ||
+	    group_new_frame(s->group, page, hash, frame)) {
+		atomic_fetch_add(&s->e->sharing.refused[SHARE_REFUSED_MEMORY], 1);
+		return false;
+	}
+	return true;
+}
+
+/* A frame for the page and its twin somewhere, which is noted to be shared, too. */
+static uint64_t find_twin(struct scan *s, uint64_t ppn, uint64_t hash, const char *page)
+{
+	uint64_t place[HINTS_FOUND_MAX], mine = place_of(s->g, ppn), frame;
+	size_t n = hints_find(&s->group->hints, hash, place), i;
+	struct scan_buffer *b = s->b;
+
+	for (i = 0; i < n; i++) {
+		struct elsewhere *o = &b->other[b->others];
+
+		if (place[i] == mine || !follow_hint(s, hash, place[i], page, o))
+			continue;
+		if (!new_frame(s, page, hash, &frame))
+			break;
+		if (frames_ref(&s->group->frames, frame))
+			return frame;
+		o->page.frame = frame;
+		b->others++;
+		return frame;
+	}
+	hints_put(&s->group->hints, hash, mine);
+	return FRAME_NONE;
+}
+
+static void look_up(struct scan *s, uint64_t ppn, const char *page)
+{
+	uint64_t hash[2], frame;
+
+	uvmm_page_hash(page, hash);
+	frame = find_frame(s->group, hash[0], page);
+	if (frame == FRAME_NONE)
+		frame = find_twin(s, ppn, hash[0], page);
+	if (frame != FRAME_NONE)
+		s->b->own[s->b->owns++] = (struct share_page){ ppn, frame };
+}
+
+static uint32_t print_of(const char *page)
+{
+	uint32_t print = uvmm_checksum(page, 0) & ~PRINT_KNOWN;
+
+	return print > PRINT_ZERO ? print : print + 2 * PRINT_ZERO;
+}
+
+static void look(struct scan *s, uint64_t ppn, const char *page)
+{
+	_Atomic uint32_t *at = &s->g->sharing.prints[ppn];
+	uint32_t former = atomic_load_explicit(at, memory_order_relaxed);
+	bool zero = uvmm_is_zero(page, UVMM_PAGE_SIZE);
+	uint32_t print = zero ? PRINT_ZERO : print_of(page);
+	bool same = (former & ~PRINT_KNOWN) == print;
+
+	if (same && former & PRINT_KNOWN)
+		return;
+	/* Fresh zeros are about to be written. */
+	if (!s->all && !same && (former || zero)) {
+		atomic_store_explicit(at, print, memory_order_relaxed);
+		return;
+	}
+	if (zero) {
+		s->b->zero[s->b->zeros++] = (struct share_page){ ppn, SHARE_ZERO };
+		return;
+	}
+	atomic_store_explicit(at, print | PRINT_KNOWN, memory_order_relaxed);
+	look_up(s, ppn, page);
+}
+
+/* --- reading ------------------------------------------------------------------- */
+
+static void read_piece(struct scan *s, uint64_t lo, uint64_t n)
+{
+	size_t bytes = n << UVMM_PAGE_SHIFT;
+	uint64_t i;
+
+	if (pread(s->g->memfd, s->b->piece, bytes, (off_t)(lo << UVMM_PAGE_SHIFT)) !=
+	    (ssize_t)bytes)
+		return;
+	for (i = 0; i < n; i++)
+		if (is_plain(s->g, lo + i))
+			look(s, lo + i, s->b->piece + i * UVMM_PAGE_SIZE);
+}
+
+static uint64_t read_chunk(struct scan *s, uint64_t chunk)
+{
+	uint64_t at = chunk * UVMM_CHUNK_PAGES, end = at + UVMM_CHUNK_PAGES, stop, n, scanned = 0;
+
+	while (machine_next_data(s->g->memfd, &at, &stop, end)) {
+		for (; at < stop; at += n) {
+			n = stop - at < SHARE_PIECE ? stop - at : SHARE_PIECE;
+			read_piece(s, at, n);
+			scanned += n;
+		}
+	}
+	return scanned;
+}
+
+/* --- sharing what was found ------------------------------------------------------ */
+
+/* How long a run has to be for a guest with so many mappings already. */
+static uint64_t shortest_run(const struct guest *g)
+{
+	uint64_t most = scan_mappings_max() / 4 * 3, have = atomic_load(&g->sharing.mappings);
+
+	if (have < most / 2)
+		return 1;
+	if (have < most / 4 * 3)
+		return 4;
+	return have < most ? 16 : UINT64_MAX;
+}
+
+static bool goes_on(const struct share_page *p)
+{
+	return p[1].ppn == p->ppn + 1 && p[1].frame == p->frame + 1;
+}
+
+/* Leaves short runs out: how many pages are left. */
+static size_t leave_out(struct scan *s, struct guest *g, struct share_page *p, size_t n)
+{
+	uint64_t least = shortest_run(g);
+	size_t from, to, left = 0;
+
+	for (from = 0; from < n; from = to) {
+		for (to = from + 1; to < n && goes_on(&p[to - 1]); to++)
+			;
+		if (to - from >= least) {
+			memmove(p + left, p + from, (to - from) * sizeof(*p));
+			left += to - from;
+			continue;
+		}
+		atomic_fetch_add(&s->e->sharing.refused[SHARE_REFUSED_MAPPINGS], to - from);
+		for (; from < to; from++) {
+			group_drop_frame(s->group, p[from].frame);
+			sharing_forget_print(&g->sharing, p[from].ppn);
+		}
+	}
+	return left;
+}
+
+static int by_ppn(const void *a, const void *b)
+{
+	const struct share_page *p = a, *q = b;
+
+	return p->ppn < q->ppn ? -1 : p->ppn > q->ppn;
+}
+
+static void share(struct scan *s, struct guest *g, struct share_page *p, size_t n,
+		  struct share_result *r)
+{
+	qsort(p, n, sizeof(*p), by_ppn);
+	n = leave_out(s, g, p, n);
+	if (n)
+		share_pages(s->e, g, p, n, &s->b->share, r);
+}
+
+/* The pages [from, from + n) of the others, all of guest number id. */
+static void share_other(struct scan *s, struct guest *g, uint64_t id, size_t n,
+			struct share_result *r)
+{
+	size_t i;
+
+	if (guest_enter(g)) {
+		if (g->id == id && g->group == s->group) {
+			share(s, g, s->b->run, n, r);
+			n = 0;
+		}
+		guest_leave(g);
+	}
+	for (i = 0; i < n; i++)
+		group_drop_frame(s->group, s->b->run[i].frame);
+}
+
+static void share_others(struct scan *s, struct share_result *r)
+{
+	struct scan_buffer *b = s->b;
+	size_t i, left, n;
+
+	while (b->others) {
+		struct elsewhere first = b->other[0];
+
+		for (i = left = n = 0; i < b->others; i++) {
+			if (b->other[i].id == first.id)
+				b->run[n++] = b->other[i].page;
+			else
+				b->other[left++] = b->other[i];
+		}
+		b->others = left;
+		share_other(s, first.g, first.id, n, r);
+	}
+}
+
+void scan_chunks(struct uvmm_engine *e, struct guest *g, const uint64_t *chunk, size_t n,
+		 bool all, struct scan_buffer *b, struct scan_result *r)
+{
+	struct scan s = { .e = e, .g = g, .group = g->group, .b = b, .all = all };
+	struct share_result shared = { 0 };
+	uint64_t scanned = 0;
+	size_t i;
+
+	b->zeros = b->owns = b->others = 0;
+	for (i = 0; i < n; i++)
+		scanned += read_chunk(&s, chunk[i]);
+	if (b->zeros)
+		share_zeros(e, g, b->zero, b->zeros, &b->share, &shared);
+	share_others(&s, &shared);
+	if (b->owns)
+		share(&s, g, b->own, b->owns, &shared);
+	atomic_fetch_add(&g->sharing.scanned, scanned);
+	atomic_fetch_add(&e->sharing.scanned, scanned);
+	r->scanned += scanned;
+	r->shared += shared.shared;
+	r->zero += shared.zero;
+}

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: MIT */
+#include "scanner.h"
+
+#include <errno.h>
+
+#include "clock.h"
+#include "engine.h"
+#include "locks.h"
+#include "split.h"
+
+#define PASS_PAUSE_NS NS_PER_S          /* between two passes over a guest */
+#define SLOW_MAX 6u                     /* it doubles so often at most */
+#define SLOW_WORTH 2u                   /* up to here it is worth while under pressure */
+#define YIELD_MIN 64u                   /* one page of so many: worth another pass soon */
+#define GROWN 16u                       /* by one part of so many: like new */
+#define SAVED_NS ((int64_t)NS_PER_S)    /* of CPU time not used */
+#define IDLE_NS (100 * NS_PER_MS)
+#define LOOK_NS (250 * NS_PER_MS)
+#define LOOK_TIGHT_NS (50 * NS_PER_MS)
+#define COLD_NS (5 * NS_PER_S)
+
+/* --- one guest ------------------------------------------------------------------- */
+
+/* The next chunks with anything in the file, from *at; how many. */
+static size_t next_chunks(const struct guest *g, uint64_t *at, uint64_t chunk[SCAN_CHUNKS])
+{
+	size_t n = 0;
+
+	while (n < SCAN_CHUNKS && *at < g->pmap.chunks) {
+		uint64_t data = machine_seek_data(g->memfd, *at * UVMM_CHUNK_PAGES);
+
+		if (data >= g->max_pages) {
+			*at = g->pmap.chunks;
+			break;
+		}
+		chunk[n++] = data / UVMM_CHUNK_PAGES;
+		*at = data / UVMM_CHUNK_PAGES + 1;
+	}
+	return n;
+}
+
+static bool breaks_mapping(const struct guest *g, uint64_t ppn)
+{
+	pmap_entry e = pmap_get(&g->pmap, ppn), next;
+
+	if (pmap_is_home(e))
+		return false;
+	if ((ppn + 1) % UVMM_CHUNK_PAGES == 0)
+		return true;
+	next = pmap_get(&g->pmap, ppn + 1);
+	if (pmap_is_home(next))
+		return true;
+	return pmap_state(e) == PAGE_SHARED && pmap_state(next) == PAGE_SHARED &&
+	       pmap_handle(next) != pmap_handle(e) + 1;
+}
+
+/* What sharing costs the guest, counted anew: a mapping for each run, and one for what
+ * comes between it and the next. */
+static void count_mappings(struct guest *g)
+{
+	uint64_t n = 0, chunk, ppn;
+
+	for (chunk = 0; chunk < g->pmap.chunks; chunk++) {
+		if (!pmap_chunk_away(&g->pmap, chunk))
+			continue;
+		for (ppn = chunk * UVMM_CHUNK_PAGES; ppn < (chunk + 1) * UVMM_CHUNK_PAGES; ppn++)
+			n += 2 * breaks_mapping(g, ppn);
+	}
+	atomic_store(&g->sharing.mappings, n);
+}
+
+static void end_pass(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
+{
+	struct guest_pass *p = &g->sharing.pass;
+
+	if (p->found * YIELD_MIN >= p->scanned && p->found)
+		p->slow = 0;
+	else if (p->passes > 1 && p->slow < SLOW_MAX)
+		p->slow++;
+	p->passes++;
+	atomic_store(&g->sharing.worth, p->slow < SLOW_WORTH && atomic_load(&g->sharing.merged) ?
+		     SHARE_WORTH_IT : SHARE_NOT_WORTH_IT);
+	p->chunk = p->scanned = p->found = 0;
+	p->due_ns = now_ns + (PASS_PAUSE_NS << p->slow);
+	count_mappings(g);
+	atomic_fetch_add(&e->sharing.passes, 1);
+}
+
+/* A part of a pass. */
+static void scan_part(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
+{
+	struct guest_pass *p = &g->sharing.pass;
+	struct scan_result r = { 0 };
+	uint64_t chunk[SCAN_CHUNKS];
+	size_t n;
+
+	if (!p->chunk)
+		p->file_pages = machine_file_pages(g->memfd);
+	n = next_chunks(g, &p->chunk, chunk);
+	scan_chunks(e, g, chunk, n, false, e->scanner.buffer, &r);
+	p->scanned += r.scanned;
+	p->found += r.shared + r.zero;
+	if (p->chunk >= g->pmap.chunks)
+		end_pass(e, g, now_ns);
+}
+
+static bool is_due(struct guest *g, uint64_t now_ns)
+{
+	struct guest_pass *p = &g->sharing.pass;
+
+	if (!g->group || share_is_deaf(g))
+		return false;
+	if (now_ns >= p->due_ns || p->chunk)
+		return true;
+	if (now_ns + (PASS_PAUSE_NS << p->slow) < p->due_ns + PASS_PAUSE_NS)
+		return false;
+	/* A second has passed since the last one: has it grown? */
+	return p->slow && machine_file_pages(g->memfd) > p->file_pages + p->file_pages / GROWN;
+}
+
+/* Splits, and those that are cold. */
+static void look_after(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
+{
+	struct guest_pass *p = &g->sharing.pass;
+
+	if (now_ns < p->look_ns)
+		return;
+	p->look_ns = now_ns + (atomic_load(&e->pressure.is_tight) ? LOOK_TIGHT_NS : LOOK_NS);
+	split_look(e, g, now_ns);
+	if (now_ns < p->cold_ns || share_is_deaf(g))
+		return;
+	p->cold_ns = now_ns + COLD_NS;
+	if (atomic_load(&g->sharing.split_pages))
+		split_home_cold(e, g, scan_share_buffer(e->scanner.buffer));
+}
+
+void scanner_pass(struct uvmm_engine *e, struct guest *g, struct scan_buffer *b,
+		  struct scan_result *r)
+{
+	uint64_t chunk[SCAN_CHUNKS], at = 0;
+	size_t n;
+
+	while (atomic_load(&g->attached) && (n = next_chunks(g, &at, chunk)))
+		scan_chunks(e, g, chunk, n, true, b, r);
+	count_mappings(g);
+}
+
+/* --- the thread -------------------------------------------------------------------- */
+
+static void look_after_all(struct uvmm_engine *e)
+{
+	uint64_t now = clock_ns();
+	struct guest *g;
+	size_t at = 0;
+
+	while ((g = guest_next_entered(&e->registry, &at))) {
+		if (g->group)
+			look_after(e, g, now);
+		guest_leave(g);
+	}
+}
+
+/* New ones first, of these the one that is the least far; then whoever waits longest. */
+static bool comes_before(const struct guest_pass *p, const struct guest_pass *q)
+{
+	if (!p->passes != !q->passes)
+		return !p->passes;
+	return p->passes ? p->due_ns < q->due_ns : p->scanned < q->scanned;
+}
+
+/* Scans a part of the next guest; false if none is due. */
+static bool scan_next(struct uvmm_engine *e)
+{
+	struct guest *best = NULL, *g, *other;
+	uint64_t now = clock_ns();
+	size_t at = 0;
+
+	while ((g = guest_next_entered(&e->registry, &at))) {
+		other = g;
+		if (is_due(g, now) &&
+		    (!best || comes_before(&g->sharing.pass, &best->sharing.pass))) {
+			other = best;
+			best = g;
+		}
+		if (other)
+			guest_leave(other);
+	}
+	if (!best)
+		return false;
+	scan_part(e, best, now);
+	guest_leave(best);
+	return true;
+}
+
+static bool pause_ns(struct scanner *s, uint64_t ns)
+{
+	uint64_t until = clock_ns() + ns;
+	struct timespec t = {
+		.tv_sec = (time_t)(until / NS_PER_S),
+		.tv_nsec = (long)(until % NS_PER_S),
+	};
+	bool stop;
+
+	lock(&s->lock);
+	while (!s->stop && clock_ns() < until)
+		pthread_cond_timedwait(&s->wake, &s->lock, &t);
+	stop = s->stop;
+	unlock(&s->lock);
+	return !stop;
+}
+
+/* CPU time that may be used, and what of it was used, in ns. */
+struct budget {
+	uint64_t at_ns, answers_ns;
+	int64_t credit_ns;
+};
+
+/* What was earned since it was last called, less what was used, here and by who heard
+ * the agents' answers. */
+static void settle(struct uvmm_engine *e, struct budget *b, uint64_t used_ns)
+{
+	uint64_t now = clock_ns(), answers = atomic_load(&e->sharing.answers_ns);
+	uint64_t earned = (now - b->at_ns) * atomic_load(&e->scanner.cpu_permille) / 1000;
+
+	b->credit_ns += (int64_t)earned - (int64_t)(used_ns + answers - b->answers_ns);
+	if (b->credit_ns > SAVED_NS)
+		b->credit_ns = SAVED_NS;
+	b->at_ns = now;
+	b->answers_ns = answers;
+	atomic_fetch_add(&e->sharing.cpu_ns, used_ns);
+}
+
+static uint64_t next_wait_ns(const struct scanner *s, const struct budget *b, bool found)
+{
+	uint64_t permille = atomic_load(&s->cpu_permille), wait = found ? 0 : IDLE_NS;
+
+	if (b->credit_ns < 0)
+		wait = permille ? (uint64_t)-b->credit_ns * 1000 / permille : LOOK_NS;
+	return wait < LOOK_NS ? wait : LOOK_NS;
+}
+
+static void *scanner_main(void *arg)
+{
+	struct uvmm_engine *e = arg;
+	struct scanner *s = &e->scanner;
+	struct budget b = { .at_ns = clock_ns() };
+	uint64_t since = clock_thread_ns(), until, wait = IDLE_NS;
+	bool found;
+
+	pthread_setname_np(pthread_self(), "uvmm-scanner");
+	while (pause_ns(s, wait)) {
+		look_after_all(e);
+		found = atomic_load(&s->cpu_permille) && b.credit_ns > 0 &&
+			!atomic_load(&s->asked) && scan_next(e);
+		until = clock_thread_ns();
+		settle(e, &b, until - since);
+		since = until;
+		wait = next_wait_ns(s, &b, found);
+	}
+	return NULL;
+}
+
+int scanner_start(struct uvmm_engine *e, uint32_t cpu_permille)
+{
+	struct scanner *s = &e->scanner;
+	pthread_condattr_t attr;
+	int rc;
+
+	atomic_store(&s->cpu_permille, cpu_permille);
+	s->buffer = scan_buffer_new();
+	if (!s->buffer)
+		return -ENOMEM;
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&s->wake, &attr);
+	pthread_condattr_destroy(&attr);
+	rc = -pthread_create(&s->thread, NULL, scanner_main, e);
+	s->runs = !rc;
+	if (rc)
+		scan_buffer_free(s->buffer);
+	return rc;
+}
+
+void scanner_stop(struct uvmm_engine *e)
+{
+	struct scanner *s = &e->scanner;
+
+	if (!s->runs)
+		return;
+	lock(&s->lock);
+	s->stop = true;
+	pthread_cond_broadcast(&s->wake);
+	unlock(&s->lock);
+	pthread_join(s->thread, NULL);
+	s->runs = false;
+	scan_buffer_free(s->buffer);
+}

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT */
+#include "split.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "engine.h"
+
+#define WALK_NS (10 * NS_PER_S)         /* without a sign */
+
+/* Of pagemap.rst. */
+#define PAGEMAP_PRESENT (1ull << 63)
+#define PAGEMAP_SWAPPED (1ull << 62)
+#define PAGEMAP_FILE (1ull << 61)
+
+int split_open(const struct guest *g)
+{
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", g->pid);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* Pages that are the process's own. */
+static uint64_t own_pages(const struct guest *g)
+{
+	unsigned long long size, resident = 0, shared = 0;
+	char path[40];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/statm", g->pid);
+	f = fopen(path, "re");
+	if (!f)
+		return 0;
+	if (fscanf(f, "%llu %llu %llu", &size, &resident, &shared) != 3)
+		resident = shared = 0;
+	fclose(f);
+	return resident > shared ? resident - shared : 0;
+}
+
+static bool is_anonymous(uint64_t entry)
+{
+	return entry & PAGEMAP_SWAPPED || (entry & PAGEMAP_PRESENT && !(entry & PAGEMAP_FILE));
+}
+
+static void notice(struct uvmm_engine *e, struct guest *g, uint64_t ppn)
+{
+	pmap_entry was = pmap_get(&g->pmap, ppn), now;
+
+	do {
+		if (pmap_state(was) != PAGE_SHARED)
+			return;
+		now = pmap_with_pins(pmap_remapped(PAGE_SPLIT, 0), pmap_pins(was));
+	} while (!pmap_move(&g->pmap, ppn, &was, now));
+	group_drop_frame(g->group, pmap_handle(was));
+	sharing_count(&e->sharing, &g->sharing, -1);
+	atomic_fetch_add(&g->sharing.split_pages, 1);
+	atomic_fetch_add(&g->sharing.splits, 1);
+	atomic_fetch_add(&e->sharing.split_pages, 1);
+	atomic_fetch_add(&e->sharing.splits, 1);
+}
+
+/* Nobody remaps in the chunk meanwhile, whose busy bit the caller holds. */
+static void look_in(struct uvmm_engine *e, struct guest *g, uint64_t chunk)
+{
+	uint64_t entry[UVMM_CHUNK_PAGES], ppn = chunk * UVMM_CHUNK_PAGES, i;
+	ssize_t n = pread(g->pagemap_fd, entry, sizeof(entry),
+			  (off_t)(guest_addr(g, ppn) / UVMM_PAGE_SIZE * sizeof(*entry)));
+
+	for (i = 0; n > 0 && i < (uint64_t)n / sizeof(*entry); i++)
+		if (is_anonymous(entry[i]))
+			notice(e, g, ppn + i);
+}
+
+bool split_look(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
+{
+	uint64_t before = atomic_load(&g->sharing.splits), own, chunk;
+
+	if (g->pagemap_fd < 0 || !atomic_load(&g->sharing.shared_pages))
+		return false;
+	own = own_pages(g);
+	if (own == atomic_load(&g->sharing.own_pages) && now_ns < g->sharing.pass.walk_ns)
+		return false;
+	g->sharing.pass.walk_ns = now_ns + WALK_NS;
+	for (chunk = 0; chunk < g->pmap.chunks; chunk++) {
+		if (!pmap_chunk_away(&g->pmap, chunk) || !pmap_chunk_claim(&g->pmap, chunk))
+			continue;
+		look_in(e, g, chunk);
+		pmap_chunk_release(&g->pmap, chunk);
+	}
+	atomic_store(&g->sharing.own_pages, own);
+	return atomic_load(&g->sharing.splits) > before;
+}
+
+/* --- home ------------------------------------------------------------------------ */
+
+static bool is_split(const struct guest *g, uint64_t ppn)
+{
+	return pmap_state(pmap_get(&g->pmap, ppn)) == PAGE_SPLIT;
+}
+
+/* The page is as when it was last asked about. */
+static bool is_cold(struct guest *g, uint64_t ppn, const char *page)
+{
+	pmap_entry was = pmap_get(&g->pmap, ppn);
+	uint64_t print = 1 + (uint64_t)uvmm_checksum(page, 0);
+
+	if (pmap_state(was) != PAGE_SPLIT || pmap_pins(was))
+		return false;
+	if (pmap_handle(was) == print)
+		return true;
+	pmap_move(&g->pmap, ppn, &was, pmap_remapped(PAGE_SPLIT, print));
+	return false;
+}
+
+static void home_piece(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t n,
+		       struct share_buffer *b)
+{
+	struct iovec here = { b->data, n << UVMM_PAGE_SHIFT };
+	struct iovec there = { (void *)(uintptr_t)guest_addr(g, lo), here.iov_len };
+	uint64_t i = 0, from, pages;
+	bool cold[SHARE_PIECE];
+
+	if (process_vm_readv(g->pid, &here, 1, &there, 1, 0) != (ssize_t)here.iov_len)
+		return;
+	for (i = 0; i < n; i++)
+		cold[i] = is_cold(g, lo + i, b->data + i * UVMM_PAGE_SIZE);
+	for (i = 0; i < n; i++) {
+		for (from = i; i < n && cold[i]; i++)
+			;
+		if (i > from)
+			share_home(e, g, lo + from, lo + i, false, b, &pages);
+	}
+}
+
+static void home_chunk(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
+		       struct share_buffer *b)
+{
+	uint64_t at = chunk * UVMM_CHUNK_PAGES, end = at + UVMM_CHUNK_PAGES, to;
+
+	for (; at < end; at = to + 1) {
+		for (to = at; to < end && to - at < SHARE_PIECE && is_split(g, to); to++)
+			;
+		if (to > at)
+			home_piece(e, g, at, to - at, b);
+	}
+}
+
+void split_home_cold(struct uvmm_engine *e, struct guest *g, struct share_buffer *b)
+{
+	uint64_t chunk;
+
+	for (chunk = 0; chunk < g->pmap.chunks; chunk++)
+		if (pmap_chunk_away(&g->pmap, chunk) && atomic_load(&g->sharing.split_pages))
+			home_chunk(e, g, chunk, b);
+}

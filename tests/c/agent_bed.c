@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+#include "agent_bed.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define DAEMONS 48
+
+static struct daemon daemons[DAEMONS];
+struct daemon *d = daemons;
+char order[512];
+
+static int connect_agent(void *arg)
+{
+	struct daemon *to = arg;
+	int pair[2];
+
+	if (to->refuse)
+		return to->refuse;
+	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
+	to->fd = pair[0];
+	to->connects++;
+	return pair[1];
+}
+
+static uint64_t trim(void *arg)
+{
+	((struct daemon *)arg)->trims++;
+	return TRIMMED;
+}
+
+static int tick(void *arg)
+{
+	((struct daemon *)arg)->ticks++;
+	return TICK_MS;
+}
+
+/* Says what it got, by the file that came with it. */
+static void remap(void *arg, const struct uvmm_remap *m, int frames, struct uvmm_remapped *out)
+{
+	((struct daemon *)arg)->remaps++;
+	out->done[0] = DONE_MASK;
+	out->done[1] = m->runs;
+	CHECK((frames < 0) == (m->run[0].frame == UVMM_FRAME_HOME));
+	if (frames >= 0) {
+		CHECK(write(frames, "x", 1) == 1);
+		close(frames);
+	}
+}
+
+const struct agent_ops ops = { .connect = connect_agent, .trim = trim, .remap = remap };
+const struct agent_ops ticking = {
+	.connect = connect_agent,
+	.trim = trim,
+	.tick = tick,
+	.remap = remap,
+};
+
+void start_with(const struct agent_ops *o)
+{
+	memset(order, 0, sizeof(order));
+	CHECK(++d < daemons + DAEMONS);
+	CHECK(!agent_start(&d->agent, o, d));
+}
+
+void start(void)
+{
+	start_with(&ops);
+}
+
+/* The agent has ended: it has closed its end. */
+void expect_end(void)
+{
+	char byte;
+
+	CHECK(recv(d->fd, &byte, 1, 0) == 0);
+	close(d->fd);
+}
+
+void stop(void)
+{
+	CHECK(!shutdown(d->fd, SHUT_WR));
+	expect_end();
+}
+
+void press(int fd, uint32_t level, uint32_t seq)
+{
+	struct {
+		struct uvmm_msg_head head;
+		struct uvmm_pressure body;
+	} m = {
+		.head = { UVMM_PROTOCOL_MAGIC, UVMM_PROTOCOL_VERSION, UVMM_MSG_PRESSURE, seq, 0 },
+		.body = { .level = level, .wanted_pages = WANTED },
+	};
+
+	CHECK(send(fd, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m));
+}
+
+uint64_t released(uint32_t seq)
+{
+	struct {
+		struct uvmm_msg_head head;
+		struct uvmm_released body;
+	} m;
+
+	CHECK(recv(d->fd, &m, sizeof(m), 0) == sizeof(m));
+	CHECK(m.head.type == UVMM_MSG_RELEASED && m.head.seq == seq && !m.head.status);
+	return m.body.pages;
+}
+
+uint64_t note(void *arg, int level, uint64_t wanted_pages)
+{
+	sigset_t blocked;
+
+	CHECK(wanted_pages == WANTED && level >= UVMM_CALM && level <= UVMM_STALLED);
+	CHECK(!pthread_sigmask(SIG_SETMASK, NULL, &blocked) && sigismember(&blocked, SIGTERM));
+	strncat(order, arg, 1);
+	return 10;
+}

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""
+From one observation to the next: what state memory is in, whether to decide anew,
+and what to do.
+
+`advance` is called as often as the machine is looked at (several times a second). It
+decides anew
+
+- every 15 seconds,
+- at once when a guest comes or goes, or when its parameters change,
+- at once when the state changes,
+- when a guest's activity has changed by ten points, but not twice in a second: a
+  guest that awakes should not wait for 15 seconds to have its due.
+
+Between decisions their targets stay in force. `Course` is all that is remembered; it
+is a value, and whoever keeps it is told nothing that is not in the observations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from uvmm.policy.reclaim import Order, Track, plan
+from uvmm.policy.states import State, next_state, thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from uvmm.policy.contract import Policy
+    from uvmm.policy.decision import Decision
+    from uvmm.policy.observation import Observation
+
+_SECOND_NS = 1_000_000_000
+BALANCE_NS = 15 * _SECOND_NS
+HURRY_NS = _SECOND_NS  # for what is not urgent, but should not wait for 15 s
+MUCH_ACTIVITY = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """What is remembered between two observations."""
+
+    state: State = State.HIGH
+    taking: bool = False  # from soft or worse until high
+    at_ns: int | None = None  # of the last observation
+    decision: Decision | None = None  # that is in force
+    tracks: Mapping[int, Track] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What to do now; `decision` is None if the last one is still in force."""
+
+    course: Course
+    decision: Decision | None
+    orders: tuple[Order, ...]
+
+
+def advance(course: Course, seen: Observation, policy: Policy) -> Step:
+    """Take in what is *seen*: return what to do, and what to remember for the next step."""
+    state = next_state(course.state, seen.free_pages, thresholds(seen.total_pages))
+    taking = state >= State.SOFT or (course.taking and state > State.HIGH)
+    decision = course.decision
+    cause = _cause(course, seen, state)
+    if decision is None or cause:
+        decided = policy.decide(seen)
+        decision = replace(
+            decided, cause=cause, state=state, available_pages=seen.available_pages,
+            at_ns=seen.now_ns, policy=decided.policy or policy.name,
+        )
+    planned = plan(
+        decision, seen, state, taking=taking, tracks=course.tracks,
+        elapsed_ns=0 if course.at_ns is None else max(0, seen.now_ns - course.at_ns),
+    )
+    return Step(
+        course=Course(
+            state=state, taking=taking, at_ns=seen.now_ns, decision=decision,
+            tracks=planned.tracks,
+        ),
+        decision=decision if cause else None,
+        orders=planned.orders,
+    )
+
+
+def _cause(course: Course, seen: Observation, state: State) -> str:
+    """Say why a new decision is due; nothing if it is not."""
+    last = course.decision
+    if last is None:
+        return "the first decision"
+    if change := _changed_guests(last, seen):
+        return change
+    if state != course.state:
+        return f"memory was {course.state} and is {state}"
+    age_ns = seen.now_ns - last.at_ns
+    if age_ns >= BALANCE_NS:
+        return f"{BALANCE_NS // _SECOND_NS} s have passed"
+    if age_ns >= HURRY_NS:
+        return _changed_activity(last, seen)
+    return ""
+
+
+def _changed_guests(last: Decision, seen: Observation) -> str:
+    before = {verdict.guest.id: verdict.guest for verdict in last.verdicts}
+    for guest in seen.guests:
+        known = before.pop(guest.id, None)
+        if known is None:
+            return f"{guest.name} has come"
+        if known.parameters != guest.parameters:
+            return f"the parameters of {guest.name} have changed"
+    for gone in before.values():
+        return f"{gone.name} has gone"
+    if any(v.guest.id != g.id for v, g in zip(last.verdicts, seen.guests, strict=True)):
+        return "the guests are in another order"
+    return ""
+
+
+def _changed_activity(last: Decision, seen: Observation) -> str:
+    for verdict, guest in zip(last.verdicts, seen.guests, strict=True):
+        was, now = verdict.guest.active, guest.active
+        if abs(now - was) >= MUCH_ACTIVITY:
+            return f"{guest.name} was {100 * was:.0f}% active and is {100 * now:.0f}%"
+    return ""
