@@ -67,6 +67,10 @@ class MachineFigures(TypedDict):
     total_bytes: int
     used_bytes: int
     overhead_bytes: int
+    frame_bytes: int
+    shared_bytes: int
+    saved_bytes: int
+    split_bytes: int
     swap_total_bytes: int
     swap_used_bytes: int
 
@@ -85,6 +89,17 @@ class Moved:
     pages: int
     left_pages: int
     elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What a pass for pages to share did."""
+
+    scanned_pages: int
+    pages: int
+    zero_pages: int
+    elapsed_s: float
+    cpu_s: float
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -116,6 +131,7 @@ class Scratch:
         swap_bytes: int,
         swap_dir: Path | None = None,
         memory_via: str | None = None,
+        share_cpu: int | None = None,
     ) -> None:
         """
         Describe the daemon; entering the block starts it.
@@ -126,12 +142,14 @@ class Scratch:
             swap_bytes: Size of the swap file.
             swap_dir: Where the swap file goes; by default a directory on disk.
             memory_via: `fuse` or `descriptor`; by default what the kernel has.
+            share_cpu: Percent of a CPU to look for pages to share with.
         """
         self._purpose = purpose
         self._memory_bytes = memory_bytes
         self._swap_bytes = swap_bytes
         self._swap_dir = swap_dir or Path("/var/tmp")
         self._memory_via = memory_via
+        self._share_cpu = share_cpu
         self._launched: list[subprocess.Popen[str]] = []
         self.run_dir = Path()
         self.swap_file = Path()
@@ -152,6 +170,8 @@ class Scratch:
                 "--swap", str(self.swap_file), "--swap-size", str(self._swap_bytes)]
         if self._memory_via is not None:
             argv += ["--memory-via", self._memory_via]
+        if self._share_cpu is not None:
+            argv += ["--share-cpu", str(self._share_cpu)]
         try:
             self._start_daemon(argv)
         except BaseException:
@@ -213,6 +233,15 @@ class Scratch:
     def restore(self, name: str) -> Moved:
         """Bring a guest's stored pages back; returns when done."""
         return self._move("restore", name, {})
+
+    def share(self, name: str | None = None) -> Shared:
+        """Look for pages to share, in one guest or all; returns when done."""
+        done = self.request("POST", "/v1/share", {"name": name})
+        return Shared(
+            scanned_pages=done["scanned_pages"], pages=done["shared_pages"],
+            zero_pages=done["zero_pages"], elapsed_s=done["elapsed_seconds"],
+            cpu_s=done["cpu_seconds"],
+        )
 
     def request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None

@@ -10,6 +10,7 @@
 #include "locks.h"
 
 #define OWN_THREADS 1u          /* the library's agent */
+#define KIB_OF_PAGE (UVMM_PAGE_SIZE / 1024)
 
 static bool is_alive(const struct guest *g)
 {
@@ -65,7 +66,8 @@ static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 }
 
 /* What the kernel says of the process: threads without ours, at least 1; and its
- * own writable memory that is not guest memory, in memory or swapped by the kernel. */
+ * own writable memory that is not guest memory, in memory or swapped by the kernel.
+ * Split pages are the process's own for the kernel. */
 static void ask_kernel(struct uvmm_guest_stats *s)
 {
 	unsigned long threads = 0, kib = 0;
@@ -85,7 +87,8 @@ static void ask_kernel(struct uvmm_guest_stats *s)
 	if (s->attached && threads > OWN_THREADS)
 		threads -= OWN_THREADS;
 	s->threads = threads ? (uint32_t)threads : 1;
-	s->unmanaged_pages = kib * 1024 / UVMM_PAGE_SIZE;
+	kib -= kib < s->split_pages * KIB_OF_PAGE ? kib : s->split_pages * KIB_OF_PAGE;
+	s->unmanaged_pages = kib / KIB_OF_PAGE;
 }
 
 static void fill_sharing(struct uvmm_engine *e, struct uvmm_machine_stats *m)

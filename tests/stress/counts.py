@@ -18,6 +18,8 @@ class Totals:
     restores: int = 0
     pages_out: int = 0
     pages_in: int = 0
+    passes: int = 0  # over all guests, for pages to share
+    pages_shared: int = 0
     samples: int = 0
     pages_written: int = 0
     pages_verified: int = 0
@@ -44,10 +46,11 @@ class Counts:
 
 def short(totals: Totals) -> str:
     """Return what fits beside a progress bar."""
+    shared = f"{_short(totals.pages_shared)} shared " if totals.passes else ""
     kills = totals.guest_kills + totals.launcher_kills
     return (
         f"{_short(totals.pages_written)} written {_short(totals.pages_verified)} verified "
-        f"{_short(totals.pages_out)} out {_short(totals.pages_in)} in {kills} kills"
+        f"{_short(totals.pages_out)} out {_short(totals.pages_in)} in {shared}{kills} kills"
     )
 
 
@@ -57,6 +60,7 @@ def summary(totals: Totals) -> str:
         f"pages written {totals.pages_written}, verified {totals.pages_verified}\n"
         f"reclaims {totals.reclaims} took {totals.pages_out} pages out, "
         f"restores {totals.restores} brought {totals.pages_in} back\n"
+        f"{totals.passes} passes shared {totals.pages_shared} pages\n"
         f"guests started {totals.guests}, killed {totals.guest_kills}, "
         f"launchers killed {totals.launcher_kills}; figures checked {totals.samples} times"
     )

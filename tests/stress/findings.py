@@ -36,6 +36,13 @@ def check_figures(figures: Figures) -> None:
             f"over budget: used_bytes {machine['used_bytes']} > total_bytes "
             f"{machine['total_bytes']}: {figures}"
         )
+    shared_bytes = sum(guest["shared_bytes"] for guest in figures["guests"])
+    # A frame may be about to get its first page, or to go with its last.
+    if machine["saved_bytes"] != max(0, shared_bytes - machine["frame_bytes"]):
+        raise WrongError(
+            f"saved_bytes {machine['saved_bytes']} is not what guests share, {shared_bytes}, "
+            f"less frame_bytes {machine['frame_bytes']}: {figures}"
+        )
     for guest in figures["guests"]:
         if (total_bytes := stored_and_held(guest)) != guest["max_bytes"]:
             raise WrongError(

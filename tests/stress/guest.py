@@ -43,7 +43,8 @@ class StressedGuest:
         self._started = threading.Event()
         self._last_line = ""
         self._process = scratch.run(
-            [str(PROGRAM), str(settings.threads), str(seed)],
+            [str(PROGRAM), str(settings.threads), str(seed),
+             *(["share"] if settings.share else [])],
             name=name, max_bytes=settings.size_bytes,
         )
         self._reader = threading.Thread(target=self._read, name=f"reader of {name}")

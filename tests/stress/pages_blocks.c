@@ -16,13 +16,14 @@ static uint32_t quarter_of(const struct worker *w, const void *at)
 
 static struct entry entry_of(const struct worker *w, const struct block *k, uint32_t i)
 {
-	return (struct entry){ k->version + i, quarter_of(w, k->at) + i, false, "filling of a block" };
+	return (struct entry){ k->version + i, quarter_of(w, k->at) + i, w->book->tag, false,
+			       "filling of a block" };
 }
 
 /* A block holds what a former owner wrote to that very place, or zeros. */
 static void check_left_over(struct worker *w, const struct block *k)
 {
-	uint32_t i, tag, first = quarter_of(w, k->at);
+	uint32_t i, first = quarter_of(w, k->at);
 	const struct entry free_page = { .zero = true, .by = "nobody or a former owner" };
 	struct entry e;
 
@@ -30,8 +31,8 @@ static void check_left_over(struct worker *w, const struct block *k)
 		const uint64_t *words = book_at(w->book, first + i);
 		uint64_t zeros[QUARTER_WORDS] = { 0 };
 
-		if (!book_decode(w->book, words, &tag, &e) || tag != w->book->tag ||
-		    (!e.zero && e.origin != first + i))
+		if (!book_decode(words, &e) ||
+		    (!e.zero && (e.tag != w->book->tag || e.origin != first + i)))
 			fail_wrong(w->book, first + i, free_page, zeros, words);
 	}
 	atomic_fetch_add(&w->book->verified, k->pages * QUARTERS);

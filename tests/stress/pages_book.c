@@ -17,7 +17,7 @@ static uint64_t mix(uint64_t x)
 	return x ^ x >> 31;
 }
 
-void book_open(struct book *b, uint32_t tag)
+void book_open(struct book *b, uint32_t tag, bool share)
 {
 	void *block = NULL;
 	size_t i, bytes;
@@ -30,6 +30,7 @@ void book_open(struct book *b, uint32_t tag)
 	bytes = uvmm_size_bytes(b->guest) / 4 * 3 / PAGE_BYTES * PAGE_BYTES;
 	b->base = uvmm_base(b->guest);
 	b->tag = tag;
+	b->share = share;
 	b->pages = (uint32_t)(bytes / PAGE_BYTES);
 	b->entries = calloc((size_t)b->pages * QUARTERS, sizeof(*b->entries));
 	for (i = 0; b->entries && i < (size_t)b->pages * QUARTERS; i++)
@@ -73,7 +74,13 @@ void book_next(struct book *b, uint32_t first, uint32_t n, bool zero, struct ent
 	uint32_t i;
 
 	for (i = 0; i < n; i++)
-		entries[i] = (struct entry){ version + i, first + i, zero, fail_operation };
+		entries[i] = (struct entry){ version + i, first + i, b->tag, zero, fail_operation };
+}
+
+struct entry book_common(uint32_t page, uint32_t quarter)
+{
+	return (struct entry){ page + 1, page * QUARTERS + quarter, COMMON_TAG, false,
+			       fail_operation };
 }
 
 static uint64_t sum(const uint64_t *words)
@@ -86,29 +93,29 @@ static uint64_t sum(const uint64_t *words)
 	return mix(s);
 }
 
-static void fill(uint32_t tag, struct entry e, uint64_t *words)
+static void fill(struct entry e, uint64_t *words)
 {
-	uint64_t key = mix((uint64_t)tag << 32 ^ e.origin) ^ e.version;
+	uint64_t key = mix((uint64_t)e.tag << 32 ^ e.origin) ^ e.version;
 	size_t i, noise = e.version % 4 ? QUARTER_WORDS - 1 : NOISE_SPARSE;
 
 	words[0] = e.version;
-	words[1] = (uint64_t)tag << 32 | e.origin;
+	words[1] = (uint64_t)e.tag << 32 | e.origin;
 	for (i = 2; i < QUARTER_WORDS - 1; i++)
 		words[i] = i < noise ? mix(key + i) : key;
 	words[i] = sum(words);
 }
 
-void book_expect(const struct book *b, struct entry e, uint64_t *words)
+void book_expect(struct entry e, uint64_t *words)
 {
 	if (e.zero)
 		memset(words, 0, QUARTER_BYTES);
 	else
-		fill(b->tag, e, words);
+		fill(e, words);
 }
 
 void book_write(struct book *b, uint32_t quarter, struct entry e)
 {
-	book_expect(b, e, book_at(b, quarter));
+	book_expect(e, book_at(b, quarter));
 	atomic_fetch_add_explicit(&b->written, 1, memory_order_relaxed);
 }
 
@@ -116,7 +123,7 @@ void book_check(struct book *b, uint32_t quarter, struct entry e, const uint64_t
 {
 	uint64_t want[QUARTER_WORDS];
 
-	book_expect(b, e, want);
+	book_expect(e, want);
 	if (memcmp(want, words, sizeof(want)))
 		fail_wrong(b, quarter, e, want, words);
 	atomic_fetch_add_explicit(&b->verified, 1, memory_order_relaxed);
@@ -130,15 +137,12 @@ void book_check_range(struct book *b, uint32_t first, uint32_t n)
 		book_check(b, q, b->entries[q], book_at(b, q));
 }
 
-bool book_decode(const struct book *b, const uint64_t *words, uint32_t *tag, struct entry *e)
+bool book_decode(const uint64_t *words, struct entry *e)
 {
 	uint64_t want[QUARTER_WORDS];
 
-	*e = (struct entry){ words[0], (uint32_t)words[1], !words[0], NULL };
-	*tag = e->zero ? b->tag : (uint32_t)(words[1] >> 32);
-	if (e->zero)
-		memset(want, 0, sizeof(want));
-	else
-		fill(*tag, *e, want);
+	*e = (struct entry){ words[0], (uint32_t)words[1], (uint32_t)(words[1] >> 32), !words[0],
+			     NULL };
+	book_expect(*e, want);
 	return !memcmp(want, words, sizeof(want));
 }

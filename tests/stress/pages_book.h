@@ -7,6 +7,8 @@
  *   and a lower one is older. The pattern says itself which guest, quarter and
  *   version it is of, and ends with a checksum of the rest: a wrong quarter tells
  *   whether it is stale, someone else's, or nobody's.
+ *   Common pages are what all guests write: COMMON_PAGES different ones, each quarter
+ *   with the tag 0 and a version and an origin of its own.
  *
  *   Units    quarters, numbered from 0 at the base: page * 4 + quarter of the page.
  *   Threads  a quarter and its entry belong to whoever holds its lock. Locks are
@@ -28,10 +30,13 @@
 #define QUARTER_WORDS (QUARTER_BYTES / sizeof(uint64_t))
 #define LOCKS (512u * QUARTERS)
 #define RANGE_MAX (64u * QUARTERS)
+#define COMMON_PAGES 200u
+#define COMMON_TAG 0u
 
 struct entry {
 	uint64_t version;
 	uint32_t origin;        /* the quarter it was first written to */
+	uint32_t tag;           /* of the guest that wrote it, or COMMON_TAG */
 	bool zero;              /* all zeros instead of a pattern */
 	const char *by;         /* operation that wrote it; NULL: none did */
 };
@@ -41,6 +46,7 @@ struct book {
 	char *base;
 	uint32_t tag;                   /* tells this guest's patterns from others' */
 	uint32_t pages;                 /* those in the book, from the base */
+	bool share;                     /* writes common pages, and half of all seldom */
 	_Atomic uint64_t versions;      /* given out */
 	_Atomic uint64_t written, verified;     /* quarters */
 	pthread_mutex_t lock[LOCKS];
@@ -49,7 +55,7 @@ struct book {
 
 /* Attaches and puts three quarters of the guest's memory into the book. Exits with
  * the reason on stderr if that fails. */
-void book_open(struct book *b, uint32_t tag);
+void book_open(struct book *b, uint32_t tag, bool share);
 
 static inline uint64_t *book_at(const struct book *b, uint32_t quarter)
 {
@@ -65,8 +71,11 @@ void book_unlock(struct book *b, uint32_t first, uint32_t n);
  * caller has locked or owns; entries[] is told. */
 void book_next(struct book *b, uint32_t first, uint32_t n, bool zero, struct entry *entries);
 
+/* Of a quarter of the common page, 0 to COMMON_PAGES - 1. */
+struct entry book_common(uint32_t page, uint32_t quarter);
+
 /* What a quarter with that entry holds. */
-void book_expect(const struct book *b, struct entry e, uint64_t *words);
+void book_expect(struct entry e, uint64_t *words);
 
 /* Writes the pattern of the entry to a quarter. */
 void book_write(struct book *b, uint32_t quarter, struct entry e);
@@ -79,6 +88,6 @@ void book_check(struct book *b, uint32_t quarter, struct entry e, const uint64_t
 void book_check_range(struct book *b, uint32_t first, uint32_t n);
 
 /* What the words of a quarter say that they are; false if they are no pattern. */
-bool book_decode(const struct book *b, const uint64_t *words, uint32_t *tag, struct entry *e);
+bool book_decode(const uint64_t *words, struct entry *e);
 
 #endif /* PAGES_BOOK_H */

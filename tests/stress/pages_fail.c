@@ -40,9 +40,8 @@ static noreturn void end(const struct book *b, int status, const char *what, con
 static void describe(const struct book *b, const uint64_t *words, char *text, size_t room)
 {
 	struct entry e;
-	uint32_t tag;
 
-	if (!book_decode(b, words, &tag, &e))
+	if (!book_decode(words, &e))
 		snprintf(text, room, "no whole pattern (as if version %llu, quarter %u, tag %08x)",
 			 (unsigned long long)e.version, e.origin, (uint32_t)(words[1] >> 32));
 	else if (e.zero)
@@ -50,7 +49,8 @@ static void describe(const struct book *b, const uint64_t *words, char *text, si
 	else
 		snprintf(text, room, "version %llu of page %u quarter %u of %s (tag %08x)",
 			 (unsigned long long)e.version, e.origin / QUARTERS,
-			 e.origin % QUARTERS, tag == b->tag ? "this guest" : "another guest", tag);
+			 e.origin % QUARTERS, e.tag == b->tag ? "this guest" :
+			 e.tag == COMMON_TAG ? "all guests" : "another guest", e.tag);
 }
 
 void fail_wrong(const struct book *b, uint32_t quarter, struct entry e, const uint64_t *want,
@@ -71,10 +71,10 @@ void fail_wrong(const struct book *b, uint32_t quarter, struct entry e, const ui
 	describe(b, found, holds, sizeof(holds));
 	nanosleep(&pause_for, NULL);
 	snprintf(text, sizeof(text),
-		 "page %u offset %zu: expected byte %02x, got %02x (%zu bytes differ of 1024 from offset %u); expected version %llu of page %u%s, by %s; got %s; last version given out %llu; in memory 20 ms later: %s",
+		 "page %u offset %zu: expected byte %02x, got %02x (%zu bytes differ of 1024 from offset %u); expected version %llu of page %u%s, tag %08x, by %s; got %s; last version given out %llu; in memory 20 ms later: %s",
 		 quarter / QUARTERS, quarter % QUARTERS * QUARTER_BYTES + at, expected[at],
 		 got[at], wrong, quarter % QUARTERS * QUARTER_BYTES,
-		 (unsigned long long)e.version, e.origin / QUARTERS, e.zero ? ", zeros" : "",
+		 (unsigned long long)e.version, e.origin / QUARTERS, e.zero ? ", zeros" : "", e.tag,
 		 e.by ? e.by : "nobody", holds,
 		 (unsigned long long)atomic_load(&b->versions),
 		 !memcmp(book_at(b, quarter), want, QUARTER_BYTES) ? "right" : "wrong");

@@ -2,10 +2,11 @@
  *
  * pages_guest - writes and verifies its guest memory until its stdin ends.
  *
- *   pages_guest THREADS SEED
+ *   pages_guest THREADS SEED [share]
  *
  *   Threads of it do what programs do with memory, all at once and partly to the
- *   same pages, and know at any time what each byte has to be. It prints "START
+ *   same pages, and know at any time what each byte has to be; with `share` they also
+ *   write pages that other guests have alike. It prints "START
  *   pid", then every tick "PROGRESS written verified", in pages. Once its stdin ends it verifies
  *   all pages, prints "DONE written verified" and exits 0. The first thing wrong
  *   is one line and a status of its own, see pages_fail.h.
@@ -13,6 +14,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "pages_fail.h"
@@ -67,15 +69,16 @@ int main(int argc, char **argv)
 {
 	static struct worker workers[THREADS_MAX];
 	pthread_t threads[THREADS_MAX];
-	long count = argc == 3 ? strtol(argv[1], NULL, 10) : 0, i;
-	unsigned long seed = argc == 3 ? strtoul(argv[2], NULL, 10) : 0;
+	bool share = argc == 4 && !strcmp(argv[3], "share"), sound = argc == 3 || share;
+	long count = sound ? strtol(argv[1], NULL, 10) : 0, i;
+	unsigned long seed = sound ? strtoul(argv[2], NULL, 10) : 0;
 
 	if (count < 1 || count > THREADS_MAX) {
-		fprintf(stderr, "usage: pages_guest THREADS SEED, with 1 to %d threads\n",
+		fprintf(stderr, "usage: pages_guest THREADS SEED [share], with 1 to %d threads\n",
 			THREADS_MAX);
 		return STATUS_USAGE;
 	}
-	book_open(&book, (uint32_t)seed);
+	book_open(&book, (uint32_t)seed, share);
 	fail_init(&book);
 	for (i = 0; i < count; i++) {
 		worker_init(&workers[i], &book, seed << 8 | (unsigned long)i);

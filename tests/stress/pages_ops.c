@@ -47,9 +47,9 @@ static void modify(struct worker *w, uint32_t first, uint32_t n)
 	for (i = 0; i < n; i++) {
 		volatile uint64_t *words = book_at(w->book, first + i);
 
-		book_expect(w->book, entries[i], old);
+		book_expect(entries[i], old);
 		book_next(w->book, first + i, 1, false, &entries[i]);
-		book_expect(w->book, entries[i], new);
+		book_expect(entries[i], new);
 		for (k = 0; k < QUARTER_WORDS; k++)
 			words[k] += new[k] - old[k];
 	}
@@ -78,7 +78,7 @@ static void read_in(struct worker *w, uint32_t first, uint32_t n)
 
 	book_next(w->book, first, n, false, entries);
 	for (i = 0; i < n; i++)
-		book_expect(w->book, entries[i],
+		book_expect(entries[i],
 			    (uint64_t *)(void *)(w->buffer + (size_t)i * QUARTER_BYTES));
 	rc = pwrite(w->file, w->buffer, bytes, 0);
 	if (rc != (ssize_t)bytes)
@@ -147,6 +147,20 @@ static void discard(struct worker *w, uint32_t first, uint32_t n)
 		book_next(w->book, lo, hi - lo, true, w->book->entries + lo);
 	if (rc || worker_random(w, 2))
 		book_check_range(w->book, lo, hi - lo);
+}
+
+/* Whole pages as all guests have them, in a run as others may have it. */
+static void write_common(struct worker *w, uint32_t first, uint32_t n)
+{
+	uint32_t lo = (first + QUARTERS - 1) / QUARTERS * QUARTERS, hi = first + n, q;
+	uint32_t start = worker_random(w, COMMON_PAGES);
+
+	for (q = lo; q < hi / QUARTERS * QUARTERS; q++) {
+		uint32_t page = (start + (q - lo) / QUARTERS) % COMMON_PAGES;
+
+		w->book->entries[q] = book_common(page, q % QUARTERS);
+		book_write(w->book, q, w->book->entries[q]);
+	}
 }
 
 /* Pins whole pages, for as long as it takes until this worker comes here again. */
@@ -236,10 +250,20 @@ static const struct choice {
 #define WEIGHT_COPY 5u
 #define WEIGHT_SWEEP 1u
 #define WEIGHT_BLOCKS 2u
+#define WEIGHT_COMMON 6u        /* of guests that share */
+#define CALM_IN 32u             /* of so many choices one is in the calm half */
+
+static const struct choice common_choice = {
+	"writing of common pages", write_common, WEIGHT_COMMON, RANGE_MAX
+};
 
 static uint32_t random_page(struct worker *w)
 {
-	return worker_random(w, worker_random(w, 4) ? w->book->pages : HOT_PAGES);
+	uint32_t pages = w->book->pages;
+
+	if (w->book->share && worker_random(w, CALM_IN))
+		pages /= 2;
+	return worker_random(w, worker_random(w, 4) ? pages : HOT_PAGES);
 }
 
 /* Half of the ranges begin with a page; the others anywhere in it. */
@@ -267,7 +291,8 @@ static void locked_step(struct worker *w, const struct choice *c)
 
 void worker_step(struct worker *w)
 {
-	uint32_t pick = worker_random(w, WEIGHT_SUM + WEIGHT_COPY + WEIGHT_SWEEP + WEIGHT_BLOCKS);
+	uint32_t pick = worker_random(w, WEIGHT_SUM + WEIGHT_COPY + WEIGHT_SWEEP + WEIGHT_BLOCKS +
+				      (w->book->share ? WEIGHT_COMMON : 0));
 	size_t i;
 
 	for (i = 0; i < CHOICES; i++) {
@@ -285,6 +310,8 @@ void worker_step(struct worker *w)
 		     offset ? 1 : QUARTERS);
 	} else if (pick < WEIGHT_COPY + WEIGHT_SWEEP) {
 		sweep(w, random_page(w));
+	} else if (pick >= WEIGHT_COPY + WEIGHT_SWEEP + WEIGHT_BLOCKS) {
+		locked_step(w, &common_choice);
 	} else {
 		worker_use_blocks(w);
 	}

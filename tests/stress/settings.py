@@ -26,6 +26,7 @@ class Settings:
     movers: int  # threads that reclaim and restore
     kill_every_s: float  # on average; 0 is never
     memory_via: str | None
+    share: bool
 
     @property
     def swap_bytes(self) -> int:
@@ -79,10 +80,12 @@ def parse(argv: list[str] | None = None) -> Settings:
                         help="on average; 0 is never")
     parser.add_argument("--memory-via", choices=["fuse", "descriptor"], default=None,
                         help="how guests get their memory; what the kernel has by default")
+    parser.add_argument("--share", action="store_true",
+                        help="guests write pages alike, and these are shared all the time")
     given = parser.parse_args(argv)
     return Settings(
         seconds=given.seconds, guests=given.guests, threads=given.threads,
         seed=random.SystemRandom().randrange(1 << 31) if given.seed is None else given.seed,
         size_bytes=given.size, memory_bytes=given.memory, movers=given.movers,
-        kill_every_s=given.kill_every, memory_via=given.memory_via,
+        kill_every_s=given.kill_every, memory_via=given.memory_via, share=given.share,
     )

@@ -3,7 +3,8 @@
 The page stress: guests that know what each byte of theirs has to be, on a machine
 that is too small for them, with their pages moved in and out and the guests killed.
 
-Three kinds of threads act on one daemon: movers, which reclaim and restore; the
+Four kinds of threads act on one daemon: movers, which reclaim and restore; one that
+looks for pages to share, if that is asked for; the
 sampler, which checks the daemon's figures; and the caller's, which starts, kills and
 replaces guests. The first thing wrong that any of them sees ends the run.
 """
@@ -33,6 +34,7 @@ TICK_S = 0.05
 SAMPLE_S = 0.1
 GONE_WAIT_S = 20.0
 LAST_CHECK_S = 300.0
+SHARE_CPU_PERCENT = 50
 PERCENTS = (1, 5, 10, 25, 50, 75, 100)
 RESTORES_IN = 4  # of so many moves one is a restore
 
@@ -186,6 +188,7 @@ class Stress:
     def _helpers(self) -> Iterator[None]:
         works: list[Callable[[], None]] = [self._sample]
         works += [self._mover(number) for number in range(self._settings.movers)]
+        works += [self._share] * self._settings.share
         threads = [threading.Thread(target=self._guarded, args=(work,)) for work in works]
         for thread in threads:
             thread.start()
@@ -237,6 +240,10 @@ class Stress:
             if guest.busy and not guest.ends_soon():
                 raise
 
+    def _share(self) -> None:
+        self._ended.wait(TICK_S)
+        self._counts.add(passes=1, pages_shared=self._scratch.share().pages)
+
     # --- findings ---
 
     def _check_daemon(self) -> None:
@@ -276,6 +283,7 @@ def stress(
     with Scratch(
         purpose="pages", memory_bytes=settings.memory_bytes, swap_bytes=settings.swap_bytes,
         memory_via=settings.memory_via,
+        share_cpu=SHARE_CPU_PERCENT if settings.share else None,
     ) as scratch:
         run = Stress(scratch, settings, counts)
         run.run(lambda: show(run.running_pages()))

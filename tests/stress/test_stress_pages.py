@@ -58,6 +58,17 @@ def test_short_run_finds_nothing_wrong() -> None:
     assert totals.guest_kills + totals.launcher_kills > 0
 
 
+def test_short_run_with_sharing_finds_nothing_wrong() -> None:
+    counts = Counts()
+    stress(
+        _settings("--seconds", "8", "--kill-every", "2", "--share", "--guests", "3"), counts,
+        lambda _: None,
+    )
+    totals = counts.totals()
+    assert totals.pages_verified > 0
+    assert totals.pages_shared > 0
+
+
 def _memory_address(guest: StressedGuest) -> int:
     """Return where a guest's memory begins in its address space."""
     for line in Path(f"/proc/{guest.pid}/maps").read_text().splitlines():
@@ -111,13 +122,16 @@ def test_figures_that_do_not_add_up_are_wrong() -> None:
     places = ("resident", "shared", "ballooned", "compressed", "swapped", "far", "untouched")
     guest: dict[str, Any] = {f"{place}_bytes": 4096 for place in places}
     guest |= {"name": "g", "max_bytes": len(places) * 4096}
-    machine = {"used_bytes": 1, "total_bytes": 1}
+    machine = {"used_bytes": 1, "total_bytes": 1, "frame_bytes": 4096, "saved_bytes": 0}
     figures: Any = {"machine": machine, "guests": [guest]}
     check_figures(figures)
     guest["swapped_bytes"] += 4096
     with pytest.raises(WrongError, match="add up"):
         check_figures(figures)
     guest["swapped_bytes"] -= 4096
+    machine["saved_bytes"] = 4096
+    with pytest.raises(WrongError, match="saved"):
+        check_figures(figures)
     machine["used_bytes"] = 2
     with pytest.raises(WrongError, match="over budget"):
         check_figures(figures)
