@@ -17,7 +17,6 @@
 
 struct discard {
 	bool homes;
-	uint64_t since_ns;      /* it waits for an agent; 0: it does not */
 	uint64_t handles[BATCH];
 	size_t stored;
 	uint32_t away;
@@ -32,7 +31,8 @@ static bool waited_too_long(uint64_t *since_ns)
 	return now - *since_ns > AGENT_WAIT_NS;
 }
 
-/* Makes the page DISCARDING. False if it stays: damaged, or with *rc set. */
+/* Makes the page DISCARDING, with the pins that have come meanwhile. False if it stays:
+ * damaged, or with *rc set. */
 static bool claim(struct uvmm_engine *engine, struct guest *g, uint64_t ppn,
 		  struct discard *d, int *rc)
 {
@@ -43,11 +43,7 @@ static bool claim(struct uvmm_engine *engine, struct guest *g, uint64_t ppn,
 		case PAGE_DAMAGED:
 			return false;
 		case PAGE_PRESENT:
-			if (pmap_pins(e)) {
-				*rc = -EBUSY;
-				return false;
-			}
-			if (pmap_move(&g->pmap, ppn, &e, pmap_make(PAGE_DISCARDING, 0)))
+			if (pmap_move(&g->pmap, ppn, &e, pmap_make(PAGE_DISCARDING, pmap_pins(e))))
 				return true;
 			break;
 		case PAGE_STORED:
@@ -57,21 +53,15 @@ static bool claim(struct uvmm_engine *engine, struct guest *g, uint64_t ppn,
 			return true;
 		case PAGE_SHARED:
 		case PAGE_SPLIT:
-			if (pmap_pins(e) || !d->homes) {
+			if (!d->homes) {
 				*rc = -EBUSY;
 				return false;
 			}
-			if (!pmap_move(&g->pmap, ppn, &e, pmap_make(PAGE_DISCARDING, 0)))
+			if (!pmap_move(&g->pmap, ppn, &e, pmap_make(PAGE_DISCARDING, pmap_pins(e))))
 				break;
 			share_discarded(engine, g, ppn, e);
 			d->away++;
 			return true;
-		case PAGE_REMAPPING:
-			if (waited_too_long(&d->since_ns)) {
-				*rc = -EBUSY;
-				return false;
-			}
-			/* fall through */
 		default:
 			clock_sleep_ns(OWNER_SLEEP_NS);
 		}
@@ -90,7 +80,7 @@ static int punch_and_release(struct uvmm_engine *e, struct guest *g, uint64_t lo
 		      (off_t)(lo << UVMM_PAGE_SHIFT), (off_t)(n << UVMM_PAGE_SHIFT)))
 		rc = -EIO;
 	for (ppn = lo; ppn < lo + n; ppn++)
-		pmap_set(&g->pmap, ppn, pmap_make(PAGE_PRESENT, 0));
+		pmap_set(&g->pmap, ppn, pmap_make(PAGE_PRESENT, pmap_pins(pmap_get(&g->pmap, ppn))));
 	pmap_chunk_sub_away(&g->pmap, lo, d->away);
 	d->away = 0;
 	if (d->stored) {
@@ -103,14 +93,31 @@ static int punch_and_release(struct uvmm_engine *e, struct guest *g, uint64_t lo
 	return rc;
 }
 
-static bool any_pinned(const struct guest *g, uint64_t lo, uint64_t hi)
+/* Whether the pages may be discarded. Once no page is REMAPPING none waits for an agent
+ * any more: no order is sent while a discard goes on (share.h). */
+static int settle(const struct guest *g, uint64_t lo, uint64_t hi, bool homes)
 {
-	uint64_t ppn;
+	bool pins = atomic_load(&g->pinned_pages);
+	uint64_t ppn, since_ns = 0;
 
-	for (ppn = lo; ppn < hi; ppn++)
-		if (pmap_pins(pmap_get(&g->pmap, ppn)))
-			return true;
-	return false;
+	for (ppn = lo; ppn < hi; ppn++) {
+		uint64_t chunk = ppn / UVMM_CHUNK_PAGES;
+		pmap_entry e;
+
+		if (!pins && !pmap_chunk_away(&g->pmap, chunk)) {
+			ppn = (chunk + 1) * UVMM_CHUNK_PAGES - 1;
+			continue;
+		}
+		e = pmap_get(&g->pmap, ppn);
+		if (pmap_pins(e) || (!homes && !pmap_is_home(e)))
+			return -EBUSY;
+		for (; pmap_state(e) == PAGE_REMAPPING; e = pmap_get(&g->pmap, ppn)) {
+			if (waited_too_long(&since_ns))
+				return -EBUSY;
+			clock_sleep_ns(OWNER_SLEEP_NS);
+		}
+	}
+	return 0;
 }
 
 /* Nothing is in the file, and nothing was ever taken out: no need to fill the page
@@ -121,15 +128,13 @@ static bool is_untouched(const struct guest *g, uint64_t lo, uint64_t hi)
 	       !pmap_chunk_marked(&g->pmap, lo / UVMM_CHUNK_PAGES);
 }
 
-int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages,
-		  bool homes)
+static int discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t end,
+		   bool homes)
 {
-	uint64_t at = ppn, end = ppn + pages, lo;
+	uint64_t at = ppn, lo;
 	struct discard d = { .homes = homes };
-	int rc = 0, failed;
+	int rc = settle(g, ppn, end, homes), failed = 0;
 
-	if (atomic_load(&g->pinned_pages) && any_pinned(g, ppn, end))
-		return -EBUSY;
 	while (at < end && !rc) {
 		/* Runs end with their chunk, whose books they are in. */
 		uint64_t stop = (at / UVMM_CHUNK_PAGES + 1) * UVMM_CHUNK_PAGES;
@@ -143,11 +148,23 @@ int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t
 		}
 		for (lo = at; at < stop && claim(e, g, at, &d, &rc); at++)
 			;
-		failed = punch_and_release(e, g, lo, at - lo, &d);
-		rc = rc ? rc : failed;
+		/* The rest all the same: what was away the guest maps home if any was dropped. */
+		if (punch_and_release(e, g, lo, at - lo, &d))
+			failed = -EIO;
 		if (at < stop)
 			at++;   /* damaged, or the end */
 	}
+	return rc ? rc : failed;
+}
+
+int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages,
+		  bool homes)
+{
+	int rc;
+
+	atomic_fetch_add(&g->sharing.discards, 1);
+	rc = discard(e, g, ppn, ppn + pages, homes);
+	atomic_fetch_sub(&g->sharing.discards, 1);
 	return rc;
 }
 

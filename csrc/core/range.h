@@ -18,9 +18,10 @@ struct uvmm_engine;
 
 /* Drops the contents: zero from now. Damaged pages stay so. With `homes` the guest maps
  * those as guest memory that are not home, and says HOMED.
- *   -EBUSY  a page is pinned, or not home without `homes`; nothing was dropped (unless
- *           that came about while this call was on its way, or a page is remapped)
- *   -EIO    the kernel refused; some of it may be dropped
+ *   -EBUSY  a page is pinned, or is being remapped and the agent does not answer; nothing
+ *           was dropped. Without `homes` also if a page is not home; should that come
+ *           about meanwhile, some of it is dropped
+ *   -EIO    the kernel refused to free a part, all else is dropped
  *   -ESRCH  the guest goes away */
 int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages,
 		  bool homes);

@@ -22,6 +22,10 @@
  *     5  done: watch the range as the chunk is, -> PRESENT, the frame's reference is
  *        dropped; refused: as it was
  *
+ *   A discard (range.h) says so, then waits for pages that are REMAPPING; an order is
+ *   made, then looks whether there is a discard, and is taken back if so. So one of them
+ *   sees the other, and a discard waits for the agent only before it has dropped anything.
+ *
  *   Units    pages. Errors 0 or a negative errno.
  *   Threads  any, one order a guest at a time; each needs a buffer. The caller has
  *            entered the guest.
@@ -69,6 +73,11 @@ void share_zeros(struct uvmm_engine *e, struct guest *g, const struct share_page
 int share_home(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi, bool all,
 	       struct share_buffer *b, uint64_t *pages);
 
+/* The guest discards something: the order that was made is not to be sent. */
+static inline bool share_may_not_order(const struct guest *g)
+{
+	return atomic_load(&g->sharing.discards);
+}
 /* As order_call, but an agent that has not answered is left alone for a while. */
 int share_call(struct uvmm_engine *e, struct guest *g);
 bool share_is_deaf(const struct guest *g);

@@ -126,7 +126,7 @@ int share_home(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi,
 	for (i = 0; i < r->runs; i++)
 		*pages += r->run[i].pages;
 	pmap_chunk_release(&g->pmap, chunk);
-	if (!r->runs || !order_is_attended(g) || order_send(e, g)) {
+	if (!r->runs || share_may_not_order(g) || !order_is_attended(g) || order_send(e, g)) {
 		share_finish(e, g, r, &none);
 		order_cancel(g);
 	}

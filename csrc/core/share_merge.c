@@ -299,7 +299,7 @@ static size_t share_some(struct uvmm_engine *e, struct guest *g, const struct sh
 	}
 	if (!remap->runs)
 		order_cancel(g);
-	else if (order_send(e, g))
+	else if (share_may_not_order(g) || order_send(e, g))
 		not_sent(e, g);
 	return at;
 }

@@ -60,6 +60,7 @@ struct guest_sharing {
 	_Atomic uint64_t scanned;       /* pages looked at */
 	_Atomic uint64_t own_pages;     /* of the process, not guest memory, when last looked */
 	_Atomic uint64_t deaf_until_ns; /* its agent did not answer */
+	_Atomic uint32_t discards;      /* that go on: no order is sent (share.h) */
 };
 
 struct sharing {

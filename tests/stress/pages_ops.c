@@ -142,7 +142,7 @@ static void discard(struct worker *w, uint32_t first, uint32_t n)
 	rc = uvmm_discard(w->book->guest, book_at(w->book, lo), (size_t)(hi - lo) * QUARTER_BYTES);
 	if (rc && rc != -EBUSY)
 		fail_call(w->book, "uvmm_discard", lo, rc);
-	/* A page of it is pinned: then all of it has to be as before. */
+	/* A page of it is pinned, or on its way: then all of it has to be as before. */
 	if (!rc)
 		book_next(w->book, lo, hi - lo, true, w->book->entries + lo);
 	if (rc || worker_random(w, 2))
@@ -183,7 +183,7 @@ static void pin(struct worker *w, uint32_t first, uint32_t n)
 		      (size_t)pages * PAGE_BYTES);
 	if (!rc)
 		*p = (struct pinned){ page, pages };
-	else if (rc != -ENOMEM && rc != -EOVERFLOW)
+	else if (rc != -ENOMEM && rc != -EOVERFLOW && rc != -EBUSY)
 		fail_call(w->book, "uvmm_pin", first, rc);
 	book_check_range(w->book, first, n);
 }

@@ -83,8 +83,8 @@ UVMM_PUBLIC int uvmm_trim(uvmm_guest *g, uint64_t *pages);
 
 /* Forgets the contents of [addr, addr + bytes): reads as zeros, holds nothing.
  *   -EINVAL        not page-aligned, empty or outside guest memory
- *   -EBUSY         a page of it is pinned; nothing was discarded, unless it was
- *                  pinned while this call was under way
+ *   -EBUSY         a page of it is pinned, or has been remapped by the daemon for
+ *                  too long; nothing was discarded
  *   -EIO           the kernel refused; some of it may be discarded
  *   -ECONNRESET    the daemon is gone */
 UVMM_PUBLIC int uvmm_discard(uvmm_guest *g, void *addr, size_t bytes);
@@ -94,6 +94,7 @@ UVMM_PUBLIC int uvmm_discard(uvmm_guest *g, void *addr, size_t bytes);
  *   -EINVAL        not page-aligned, empty or outside guest memory
  *   -ENOMEM        machine memory cannot hold more pinned pages; none was pinned
  *   -EOVERFLOW     a page is pinned 15 times already; none was pinned
+ *   -EBUSY         a page has been remapped by the daemon for too long; none was pinned
  *   -EIO           a page could not be brought back (see the daemon's log)
  *   -ECONNRESET    the daemon is gone */
 UVMM_PUBLIC int uvmm_pin(uvmm_guest *g, void *addr, size_t bytes);
