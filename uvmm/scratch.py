@@ -59,6 +59,7 @@ class GuestFigures(TypedDict):
     pages_out: int
     stall_seconds: float
     stall_percent: float
+    share_zero_pages: int
 
 
 class MachineFigures(TypedDict):

@@ -7,22 +7,30 @@
 #include "locks.h"
 
 #define WAYS 4u                 /* a line of the CPU's cache */
+#define LINES_FIRST 256u
 
 struct hint {
 	uint64_t hash;
 	uint64_t place;         /* 0: none */
 };
 
-int hints_init(struct hints *h, uint64_t pages)
+/* NULL: no memory */
+static struct hint *new_table(uint64_t lines)
 {
-	/* Two thirds full. */
-	uint64_t lines = pages * 3 / 2 / WAYS + 2;
 	void *map = mmap(NULL, lines * WAYS * sizeof(struct hint), PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	if (map == MAP_FAILED)
+	return map == MAP_FAILED ? NULL : map;
+}
+
+int hints_init(struct hints *h, uint64_t pages)
+{
+	uint64_t most = pages * 3 / 2 / WAYS + 2;       /* two thirds full */
+
+	*h = (struct hints){ .lines = most < LINES_FIRST ? most : LINES_FIRST, .most = most };
+	h->line = new_table(h->lines);
+	if (!h->line)
 		return -ENOMEM;
-	*h = (struct hints){ .line = map, .lines = lines };
 	pthread_mutex_init(&h->lock, NULL);
 	return 0;
 }
@@ -70,16 +78,11 @@ static struct hint *exact_locked(struct hints *h, uint64_t hash, uint64_t place)
 	return NULL;
 }
 
-void hints_put(struct hints *h, uint64_t hash, uint64_t place)
+static void put_locked(struct hints *h, uint64_t hash, uint64_t place)
 {
-	struct hint *line, *other;
+	struct hint *line = line_of(h, hash, 0), *other = line_of(h, hash, 1);
 	unsigned i = 0;
 
-	lock(&h->lock);
-	if (exact_locked(h, hash, place))
-		goto out;
-	line = line_of(h, hash, 0);
-	other = line_of(h, hash, 1);
 	if (fill_of(other) < fill_of(line))
 		line = other;
 	while (i < WAYS && line[i].place)
@@ -91,17 +94,48 @@ void hints_put(struct hints *h, uint64_t hash, uint64_t place)
 		h->used++;
 	}
 	line[i] = (struct hint){ hash, place };
-out:
+}
+
+/* Where there is no memory for that, hints begin to give way sooner. */
+static void grow_locked(struct hints *h)
+{
+	uint64_t former = h->lines, i;
+	struct hint *old = h->line, *new;
+
+	if (former == h->most || h->used < former * WAYS / 2)
+		return;
+	new = new_table(2 * former < h->most ? 2 * former : h->most);
+	if (!new)
+		return;
+	h->line = new;
+	h->lines = 2 * former < h->most ? 2 * former : h->most;
+	h->used = 0;
+	for (i = 0; i < former * WAYS; i++)
+		if (old[i].place)
+			put_locked(h, old[i].hash, old[i].place);
+	munmap(old, former * WAYS * sizeof(*old));
+}
+
+void hints_put(struct hints *h, uint64_t hash, uint64_t place)
+{
+	lock(&h->lock);
+	if (!exact_locked(h, hash, place)) {
+		grow_locked(h);
+		put_locked(h, hash, place);
+	}
 	unlock(&h->lock);
 }
 
 size_t hints_find(struct hints *h, uint64_t hash, uint64_t place[HINTS_FOUND_MAX])
 {
-	const struct hint *first = line_of(h, hash, 0), *other = line_of(h, hash, 1);
-	unsigned i, both = first == other ? WAYS : 2 * WAYS;
+	const struct hint *first, *other;
+	unsigned i, both;
 	size_t n = 0;
 
 	lock(&h->lock);
+	first = line_of(h, hash, 0);
+	other = line_of(h, hash, 1);
+	both = first == other ? WAYS : 2 * WAYS;
 	for (i = 0; i < both; i++) {
 		const struct hint *at = (i < WAYS ? first : other) + i % WAYS;
 

@@ -3,14 +3,14 @@
  * hints - where a content was seen: a page with that hash was at that place, and may
  * be there no more. Whoever finds a hint looks at the page.
  *
- *   A table of fixed size: each hint may be in one of two lines of four, and goes to the
- *   emptier one; when both are full it takes the place of another. With as many
- *   hints as the table was made for less than one of 200 is lost so.
+ *   Each hint may be in one of two lines of four, and goes to the emptier one; when both
+ *   are full it takes the place of another. The table grows with the hints, up to the size
+ *   that it is made for; with as many hints as that less than one of 200 is lost so.
  *
  *   Place    any number but 0, the caller's.
  *   Errors   0 or a negative errno.
  *   Threads  any; one lock inside, which is the innermost.
- *   Cost     24 bytes a page that it was made for, where hints are.
+ *   Cost     32 to 64 bytes a hint, 24 when there are as many as it was made for.
  *   Source   Waldspurger 2002, section 4 (hint frames).
  */
 #ifndef HINTS_H
@@ -27,7 +27,8 @@ struct hint;
 struct hints {
 	pthread_mutex_t lock;           /* guards all below */
 	struct hint *line;              /* [lines][4] */
-	uint64_t lines;                 /* immutable */
+	uint64_t lines;
+	uint64_t most;                  /* lines; immutable */
 	uint64_t used;
 	uint64_t lost;                  /* gave way to another one */
 	unsigned turn;

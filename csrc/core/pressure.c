@@ -17,6 +17,7 @@
 #define DAEMON_LOOK_TIGHT_NS (10 * NS_PER_MS)
 #define GROWTH_AHEAD_NS (250 * NS_PER_MS)
 #define SPLIT_AHEAD 8                   /* one shared page of so many */
+#define SPLIT_UNSEEN 16                 /* the same, until it is noticed */
 #define SMALLEST_PAGES 2048u            /* 8 MiB */
 
 static int64_t clamp(int64_t v, int64_t lo, int64_t hi)
@@ -56,6 +57,7 @@ int64_t pressure_refresh(struct uvmm_engine *e)
 	struct pressure *p = &e->pressure;
 	int64_t left = (int64_t)p->total_pages - (int64_t)atomic_load(&p->daemon_pages) -
 		       (int64_t)atomic_load(&e->sharing.split_pages) -
+		       (int64_t)(atomic_load(&e->sharing.shared_pages) / SPLIT_UNSEEN) -
 		       (int64_t)machine_used_pages(&e->machine);
 
 	atomic_store(&p->headroom, left);

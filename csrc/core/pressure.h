@@ -2,8 +2,9 @@
  *
  * pressure - the budget: how much machine memory is left, and what follows.
  *
- *   headroom = budget - what the tmpfs holds - splits, which are the processes' own (split.h)
- *   - what the daemon holds, in pages.
+ *   headroom = budget - what the tmpfs holds - splits, which are the processes' own (split.h),
+ *   and an allowance for those that are noticed only later - what the daemon holds, in
+ *   pages.
  *   It is read anew by the guard thread, and lowered in between by those who put
  *   pages in. The first touch of fresh memory does not ask anybody (that is why
  *   it is fast), so the guard looks so often that at the highest rate at which

@@ -44,6 +44,7 @@ class Scale:
     fuse_reads: int
     overhead_bytes: int
     idle_guests: int
+    alike_bytes: int  # of each process that has pages in common with others
 
 
 FULL = Scale(
@@ -58,6 +59,7 @@ FULL = Scale(
     fuse_reads=1000,
     overhead_bytes=2 * GIB,
     idle_guests=100,
+    alike_bytes=64 * MIB,
 )
 
 QUICK = Scale(
@@ -72,6 +74,7 @@ QUICK = Scale(
     fuse_reads=500,
     overhead_bytes=512 * MIB,
     idle_guests=20,
+    alike_bytes=32 * MIB,
 )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from uvmm.scratch import ScratchError
 
-from . import faults, heap, policy
+from . import faults, heap, policy, sharing
 from .figures import NotMeasured, Row
 from .stage import FULL, QUICK, Stage, say, stage_for, warm_memory
 from .undo import BenchError
@@ -33,6 +33,10 @@ TABLES = {
     ),
     "heap": Table(
         about="unmodified programs as guests, against glibc and jemalloc", rows=heap.ROWS
+    ),
+    "sharing": Table(
+        about="pages in common of many guests, against the kernel's same-page merging",
+        rows=sharing.ROWS,
     ),
     "policy": Table(
         about="decisions for many guests; without a daemon", rows=policy.ROWS, warms=False

@@ -10,7 +10,8 @@
  * answered by one line of JSON:
  *
  *   fill, first-touch, random COUNT, latency THREADS COUNT SEED, sequential,
- *   pageout, resident, save PATH
+ *   pageout, resident, save PATH, alike COMMON ZERO SEED, mergeable,
+ *   write COUNT STEP, fork-write COUNT STEP
  *
  * It ends with stdin. Between two commands whoever drives it may do to the
  * memory whatever is to be measured.
@@ -21,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alike.h"
 #include "measure.h"
 #include "memory.h"
 
@@ -37,7 +39,7 @@ static int find(const char *word, const char *const *words)
 
 static int run_command(const struct memory *m, char *line)
 {
-	uint64_t count, seed;
+	uint64_t count, seed, more;
 	unsigned threads;
 	char path[512];
 
@@ -51,6 +53,14 @@ static int run_command(const struct memory *m, char *line)
 		return measure_pageout(m);
 	if (!strcmp(line, "resident"))
 		return measure_resident(m);
+	if (!strcmp(line, "mergeable"))
+		return alike_mergeable(m);
+	if (sscanf(line, "alike %" SCNu64 " %" SCNu64 " %" SCNu64, &count, &more, &seed) == 3)
+		return alike_fill(m, count, more, seed);
+	if (sscanf(line, "write %" SCNu64 " %" SCNu64, &count, &more) == 2)
+		return alike_write(m, count, more);
+	if (sscanf(line, "fork-write %" SCNu64 " %" SCNu64, &count, &more) == 2)
+		return alike_fork_write(m, count, more);
 	if (sscanf(line, "random %" SCNu64, &count) == 1)
 		return measure_random(m, count);
 	if (sscanf(line, "latency %u %" SCNu64 " %" SCNu64, &threads, &count, &seed) == 3)
