@@ -409,7 +409,7 @@ static bool is_worth_sharing(const struct guest *g)
 static void share_first(struct uvmm_engine *e, struct guest *g, uint64_t chunk, bool unshare,
 			struct reclaim_buffer *b)
 {
-	uint64_t lo = chunk * UVMM_CHUNK_PAGES, pages;
+	uint64_t pages;
 	struct scan_result r = { 0 };
 	bool away = pmap_chunk_away(&g->pmap, chunk) &&
 		    (unshare || atomic_load(&g->sharing.split_pages));
@@ -420,8 +420,7 @@ static void share_first(struct uvmm_engine *e, struct guest *g, uint64_t chunk, 
 	if (!b->scan)
 		return;
 	if (away)
-		share_home(e, g, lo, lo + UVMM_CHUNK_PAGES, unshare, scan_share_buffer(b->scan),
-			   &pages);
+		share_home(e, g, chunk, NULL, unshare, scan_share_buffer(b->scan), &pages);
 	if (share)
 		scan_chunks(e, g, &chunk, 1, true, b->scan, &r);
 }

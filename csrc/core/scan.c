@@ -178,6 +178,11 @@ static uint32_t print_of(const char *page)
 	return print > PRINT_ZERO ? print : print + 2 * PRINT_ZERO;
 }
 
+static bool is_young(const struct guest *g)
+{
+	return g->sharing.pass.passes < SCAN_YOUNG_PASSES;
+}
+
 static void look(struct scan *s, uint64_t ppn, const char *page)
 {
 	_Atomic uint32_t *at = &s->g->sharing.prints[ppn];
@@ -188,8 +193,7 @@ static void look(struct scan *s, uint64_t ppn, const char *page)
 
 	if (same && former & PRINT_KNOWN)
 		return;
-	/* Fresh zeros are about to be written. */
-	if (!s->all && !same && (former || zero)) {
+	if (!s->all && !same && (former || zero || !is_young(s->g))) {
 		atomic_store_explicit(at, print, memory_order_relaxed);
 		return;
 	}

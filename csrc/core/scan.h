@@ -10,7 +10,8 @@
  *     a frame of the group has it    is to become that frame
  *     a hint: another page had it    look there; if it has: a new frame, for both
  *     nothing                        leave a hint
- *   A page that is new, or any page with `all`, is looked up at once. The hash is only
+ *   A page that is new in a guest that is new, or any page with `all`, is looked up at once;
+ *   of others what is new is about to be written, mostly. The hash is only
  *   where to look: bytes are compared here, and once more under write protection (share.h).
  *
  *   What is to be shared is collected for some chunks, so that neighbours which match
@@ -34,6 +35,7 @@ struct uvmm_engine;
 struct scan_buffer;
 
 #define SCAN_CHUNKS 4u          /* the most at a time */
+#define SCAN_YOUNG_PASSES 2u    /* so long a guest is new */
 
 struct scan_buffer *scan_buffer_new(void);      /* NULL: no memory */
 void scan_buffer_free(struct scan_buffer *b);

@@ -9,13 +9,18 @@
 #include "split.h"
 
 #define PASS_PAUSE_NS NS_PER_S          /* between two passes over a guest */
+#define YOUNG_PAUSE_NS (NS_PER_S / 2)   /* while it is new */
 #define SLOW_MAX 6u                     /* it doubles so often at most */
 #define SLOW_WORTH 2u                   /* up to here it is worth while under pressure */
 #define YIELD_MIN 64u                   /* one page of so many: worth another pass soon */
 #define GROWN 16u                       /* by one part of so many: like new */
 #define SAVED_NS ((int64_t)NS_PER_S)    /* of CPU time not used */
+#define FULL 1024u                      /* a yield that is worth the whole budget: */
+#define FULL_ONE_IN 4u                  /* one page of so many */
+#define LEAST (FULL / 8)
 #define IDLE_NS (100 * NS_PER_MS)
 #define LOOK_NS (250 * NS_PER_MS)
+#define LOOK_ROOMY_NS NS_PER_S
 #define LOOK_TIGHT_NS (50 * NS_PER_MS)
 #define COLD_NS (5 * NS_PER_S)
 
@@ -81,9 +86,24 @@ static void end_pass(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
 	atomic_store(&g->sharing.worth, p->slow < SLOW_WORTH && atomic_load(&g->sharing.merged) ?
 		     SHARE_WORTH_IT : SHARE_NOT_WORTH_IT);
 	p->chunk = p->scanned = p->found = 0;
-	p->due_ns = now_ns + (PASS_PAUSE_NS << p->slow);
+	p->due_ns = now_ns + (p->passes < SCAN_YOUNG_PASSES ? YOUNG_PAUSE_NS :
+							      PASS_PAUSE_NS << p->slow);
 	count_mappings(g);
 	atomic_fetch_add(&e->sharing.passes, 1);
+}
+
+/* What a part of a pass found moves the budget. A new guest is worth all of it. */
+static void weigh(struct scanner *s, const struct guest_pass *p, const struct scan_result *r)
+{
+	uint64_t now;
+
+	if (p->passes < SCAN_YOUNG_PASSES) {
+		s->worth = FULL;
+	} else if (r->scanned) {
+		now = (r->shared + r->zero) * FULL * FULL_ONE_IN / r->scanned;
+		now = now < LEAST ? LEAST : now < FULL ? now : FULL;
+		s->worth = (uint32_t)((7 * s->worth + now) / 8);
+	}
 }
 
 /* A part of a pass. */
@@ -100,6 +120,7 @@ static void scan_part(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
 	scan_chunks(e, g, chunk, n, false, e->scanner.buffer, &r);
 	p->scanned += r.scanned;
 	p->found += r.shared + r.zero;
+	weigh(&e->scanner, p, &r);
 	if (p->chunk >= g->pmap.chunks)
 		end_pass(e, g, now_ns);
 }
@@ -118,6 +139,14 @@ static bool is_due(struct guest *g, uint64_t now_ns)
 	return p->slow && machine_file_pages(g->memfd) > p->file_pages + p->file_pages / GROWN;
 }
 
+/* How often: what splits is missed soon only where memory is short. */
+static uint64_t look_pause_ns(const struct pressure *p)
+{
+	if (atomic_load(&p->is_tight))
+		return LOOK_TIGHT_NS;
+	return atomic_load(&p->headroom) < 2 * p->start_max ? LOOK_NS : LOOK_ROOMY_NS;
+}
+
 /* Splits, and those that are cold. */
 static void look_after(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
 {
@@ -125,7 +154,7 @@ static void look_after(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
 
 	if (now_ns < p->look_ns)
 		return;
-	p->look_ns = now_ns + (atomic_load(&e->pressure.is_tight) ? LOOK_TIGHT_NS : LOOK_NS);
+	p->look_ns = now_ns + look_pause_ns(&e->pressure);
 	split_look(e, g, now_ns);
 	if (now_ns < p->cold_ns || share_is_deaf(g))
 		return;
@@ -209,6 +238,13 @@ static bool pause_ns(struct scanner *s, uint64_t ns)
 	return !stop;
 }
 
+static uint64_t budget_permille(const struct scanner *s)
+{
+	uint64_t all = atomic_load(&s->cpu_permille);
+
+	return all ? 1 + (all - 1) * s->worth / FULL : 0;
+}
+
 /* CPU time that may be used, and what of it was used, in ns. */
 struct budget {
 	uint64_t at_ns, answers_ns;
@@ -220,11 +256,12 @@ struct budget {
 static void settle(struct uvmm_engine *e, struct budget *b, uint64_t used_ns)
 {
 	uint64_t now = clock_ns(), answers = atomic_load(&e->sharing.answers_ns);
-	uint64_t earned = (now - b->at_ns) * atomic_load(&e->scanner.cpu_permille) / 1000;
+	uint64_t earned = (now - b->at_ns) * budget_permille(&e->scanner) / 1000;
+	int64_t most = SAVED_NS * e->scanner.worth / FULL;
 
 	b->credit_ns += (int64_t)earned - (int64_t)(used_ns + answers - b->answers_ns);
-	if (b->credit_ns > SAVED_NS)
-		b->credit_ns = SAVED_NS;
+	if (b->credit_ns > most)
+		b->credit_ns = most;
 	b->at_ns = now;
 	b->answers_ns = answers;
 	atomic_fetch_add(&e->sharing.cpu_ns, used_ns);
@@ -232,7 +269,7 @@ static void settle(struct uvmm_engine *e, struct budget *b, uint64_t used_ns)
 
 static uint64_t next_wait_ns(const struct scanner *s, const struct budget *b, bool found)
 {
-	uint64_t permille = atomic_load(&s->cpu_permille), wait = found ? 0 : IDLE_NS;
+	uint64_t permille = budget_permille(s), wait = found ? 0 : IDLE_NS;
 
 	if (b->credit_ns < 0)
 		wait = permille ? (uint64_t)-b->credit_ns * 1000 / permille : LOOK_NS;
@@ -267,6 +304,7 @@ int scanner_start(struct uvmm_engine *e, uint32_t cpu_permille)
 	int rc;
 
 	atomic_store(&s->cpu_permille, cpu_permille);
+	s->worth = FULL;
 	s->buffer = scan_buffer_new();
 	if (!s->buffer)
 		return -ENOMEM;

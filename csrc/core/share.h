@@ -67,11 +67,11 @@ int share_pages(struct uvmm_engine *e, struct guest *g, const struct share_page 
 void share_zeros(struct uvmm_engine *e, struct guest *g, const struct share_page *p, size_t n,
 		 struct share_buffer *b, struct share_result *r);
 
-/* Brings the pages of [lo, hi) in one chunk home that are SPLIT, and with `all` those
- * that are SHARED, too. How many were ordered.  -EAGAIN  not now, for one reason or
- * another */
-int share_home(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi, bool all,
-	       struct share_buffer *b, uint64_t *pages);
+/* Brings pages of a chunk home that are SPLIT, and with `all` those that are SHARED, too;
+ * of these only the ones with a bit in only[], if that is not NULL. How many were ordered.
+ *   -EAGAIN  not now, for one reason or another */
+int share_home(struct uvmm_engine *e, struct guest *g, uint64_t chunk, const uint64_t *only,
+	       bool all, struct share_buffer *b, uint64_t *pages);
 
 /* The guest discards something: the order that was made is not to be sent. */
 static inline bool share_may_not_order(const struct guest *g)

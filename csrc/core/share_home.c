@@ -13,15 +13,21 @@
 struct coming {
 	struct uvmm_engine *e;
 	struct guest *g;
+	const uint64_t *only;
+	bool all;
 	uint64_t lo, n;
 	struct share_buffer *b;
 };
 
 /* Step 1, one page. */
-static bool claim(struct guest *g, uint64_t ppn, bool all)
+static bool claim(const struct coming *c, uint64_t ppn)
 {
+	struct guest *g = c->g;
 	pmap_entry e = pmap_get(&g->pmap, ppn), want;
+	uint64_t i = ppn % UVMM_CHUNK_PAGES;
 
+	if (c->only && !(c->only[i / 64] >> (i % 64) & 1))
+		return false;
 	switch (pmap_state(e)) {
 	case PAGE_SPLIT:
 		want = pmap_remapped(PAGE_REMAPPING, PMAP_NO_FRAME);
@@ -32,7 +38,7 @@ static bool claim(struct guest *g, uint64_t ppn, bool all)
 	default:
 		return false;
 	}
-	return !pmap_pins(e) && (all || pmap_state(e) == PAGE_SPLIT) &&
+	return !pmap_pins(e) && (c->all || pmap_state(e) == PAGE_SPLIT) &&
 	       pmap_move(&g->pmap, ppn, &e, want);
 }
 
@@ -83,15 +89,15 @@ static int copy(const struct coming *c)
 }
 
 /* Steps 1 to 3 for the next run in [*at, hi) that can come. False: there is none. */
-static bool prepare(struct coming *c, uint64_t *at, uint64_t hi, bool all, struct uvmm_remap *r)
+static bool prepare(struct coming *c, uint64_t *at, uint64_t hi, struct uvmm_remap *r)
 {
 	static const struct uvmm_remapped none = { { 0 } };
 	struct uvmm_remap refused = { .runs = 1 };
 
-	while (*at < hi && !claim(c->g, *at, all))
+	while (*at < hi && !claim(c, *at))
 		(*at)++;
 	c->lo = *at;
-	while (*at < hi && (*at == c->lo || claim(c->g, *at, all)))
+	while (*at < hi && (*at == c->lo || claim(c, *at)))
 		(*at)++;
 	c->n = *at - c->lo;
 	if (!c->n)
@@ -105,13 +111,13 @@ static bool prepare(struct coming *c, uint64_t *at, uint64_t hi, bool all, struc
 	return true;
 }
 
-int share_home(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi, bool all,
-	       struct share_buffer *b, uint64_t *pages)
+int share_home(struct uvmm_engine *e, struct guest *g, uint64_t chunk, const uint64_t *only,
+	       bool all, struct share_buffer *b, uint64_t *pages)
 {
 	static const struct uvmm_remapped none = { { 0 } };
-	struct coming c = { .e = e, .g = g, .b = b };
+	struct coming c = { .e = e, .g = g, .only = only, .all = all, .b = b };
 	struct uvmm_remap *r = &g->order.remap;
-	uint64_t at = lo, chunk = lo / UVMM_CHUNK_PAGES, i;
+	uint64_t at = chunk * UVMM_CHUNK_PAGES, hi = at + UVMM_CHUNK_PAGES, i;
 
 	*pages = 0;
 	if (share_call(e, g))
@@ -121,7 +127,7 @@ int share_home(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi,
 		order_cancel(g);
 		return -EAGAIN;
 	}
-	while (r->runs < UVMM_REMAP_RUNS && prepare(&c, &at, hi, all, r))
+	while (r->runs < UVMM_REMAP_RUNS && prepare(&c, &at, hi, r))
 		;
 	for (i = 0; i < r->runs; i++)
 		*pages += r->run[i].pages;

@@ -117,37 +117,40 @@ static bool is_cold(struct guest *g, uint64_t ppn, const char *page)
 	return false;
 }
 
-static void home_piece(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t n,
-		       struct share_buffer *b)
+/* Sets the bits of those of [ppn, ppn + n) that are cold. */
+static void find_cold(struct guest *g, uint64_t ppn, uint64_t n, struct share_buffer *b,
+		      uint64_t *cold)
 {
 	struct iovec here = { b->data, n << UVMM_PAGE_SHIFT };
-	struct iovec there = { (void *)(uintptr_t)guest_addr(g, lo), here.iov_len };
-	uint64_t i = 0, from, pages;
-	bool cold[SHARE_PIECE];
+	struct iovec there = { (void *)(uintptr_t)guest_addr(g, ppn), here.iov_len };
+	uint64_t i, at;
 
 	if (process_vm_readv(g->pid, &here, 1, &there, 1, 0) != (ssize_t)here.iov_len)
 		return;
-	for (i = 0; i < n; i++)
-		cold[i] = is_cold(g, lo + i, b->data + i * UVMM_PAGE_SIZE);
 	for (i = 0; i < n; i++) {
-		for (from = i; i < n && cold[i]; i++)
-			;
-		if (i > from)
-			share_home(e, g, lo + from, lo + i, false, b, &pages);
+		at = (ppn + i) % UVMM_CHUNK_PAGES;
+		if (is_cold(g, ppn + i, b->data + i * UVMM_PAGE_SIZE))
+			cold[at / 64] |= 1ull << (at % 64);
 	}
 }
 
+/* In one order: each of them takes as long as many runs. */
 static void home_chunk(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
 		       struct share_buffer *b)
 {
-	uint64_t at = chunk * UVMM_CHUNK_PAGES, end = at + UVMM_CHUNK_PAGES, to;
+	uint64_t at = chunk * UVMM_CHUNK_PAGES, end = at + UVMM_CHUNK_PAGES, to, pages;
+	uint64_t cold[UVMM_CHUNK_PAGES / 64] = { 0 }, any = 0;
 
-	for (; at < end; at = to + 1) {
+	for (; at < end; at = to > at ? to : to + 1) {
 		for (to = at; to < end && to - at < SHARE_PIECE && is_split(g, to); to++)
 			;
 		if (to > at)
-			home_piece(e, g, at, to - at, b);
+			find_cold(g, at, to - at, b, cold);
 	}
+	for (at = 0; at < UVMM_CHUNK_PAGES / 64; at++)
+		any |= cold[at];
+	if (any)
+		share_home(e, g, chunk, cold, false, b, &pages);
 }
 
 void split_home_cold(struct uvmm_engine *e, struct guest *g, struct share_buffer *b)

@@ -159,7 +159,7 @@ def _mergeable_pages() -> int:
     kib = 0
     for process in Path("/proc").iterdir():
         try:
-            if "KSM_merge_any: yes" not in (process / "ksm_stat").read_text():
+            if "ksm_merge_any: yes" not in (process / "ksm_stat").read_text():
                 continue
             status = (process / "status").read_text()
         except OSError:
