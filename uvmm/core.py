@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GUESTS_MAX: int = lib.UVMM_GUESTS_MAX
+SAMPLE_PAGES_MAX: int = lib.UVMM_SAMPLE_PAGES_MAX
 PAGE_BYTES = 4096
+IDLE_COST_PERMILLE = 4
 _NO_GROUP = 0xFFFFFFFF
 _TIERS = {"swap": lib.UVMM_TIER_SWAP}
 _VIA = ("fuse", "descriptor")
@@ -58,6 +60,7 @@ class EngineConfig:
     via: str
     group: int | None
     share_cpu_permille: int
+    idle_cost_permille: int = IDLE_COST_PERMILLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +145,7 @@ class Engine:
         c.via = _VIA.index(config.via)
         c.socket_gid = _NO_GROUP if config.group is None else config.group
         c.share_cpu_permille = config.share_cpu_permille
+        c.idle_cost_permille = config.idle_cost_permille
         out = ffi.new("uvmm_engine **")
         err = ffi.new("char[]", lib.UVMM_ERR_BYTES)
         code = lib.uvmm_engine_start(c, out, err)
@@ -247,6 +251,40 @@ class Engine:
         if code not in (0, -errno.ENOMEM):
             raise _error(code, "")
         return _moved(result)
+
+    def sample(self, guest_id: int, pages: int) -> None:
+        """
+        Begin to watch *pages* pages of the guest, drawn at random; ends the sample before.
+
+        `Guest.sampled_pages` and `sample_touched_pages` tell what comes of it, from 0.
+
+        Raises:
+            UnknownGuestError: If it has ended.
+            NotReadyError: If it has not attached yet.
+            BadInputError: If *pages* is not 1 to `SAMPLE_PAGES_MAX`.
+        """
+        if not 0 < pages <= SAMPLE_PAGES_MAX:
+            raise BadInputError(f"a sample has 1 to {SAMPLE_PAGES_MAX} pages, got {pages}")
+        with self._call() as engine:
+            code = lib.uvmm_guest_sample(engine, guest_id, pages)
+        if code:
+            raise _error(code, "")
+
+    def block(self, guest_id: int, until_ns: int) -> None:
+        """
+        Have the guest's threads wait for any page that is not in memory.
+
+        Until *until_ns* of the monotonic clock, a second from now at most; a time that has
+        passed lets them go on.
+
+        Raises:
+            UnknownGuestError: If it has ended.
+            NotReadyError: If it has not attached yet.
+        """
+        with self._call() as engine:
+            code = lib.uvmm_guest_block(engine, guest_id, until_ns)
+        if code:
+            raise _error(code, "")
 
     def share_now(self, guest_id: int) -> Shared:
         """
@@ -396,4 +434,8 @@ def _guest(g: Any, shares: int) -> Guest:
         shared_pages=g.shared_pages, split_pages=g.split_pages, splits=g.splits,
         merged_pages=g.merged_pages, share_zero_pages=g.share_zero_pages,
         share_scanned_pages=g.share_scanned_pages, share_mappings=g.share_mappings,
+        run_ns=g.run_ns, samples=g.samples, sampled_pages=g.sampled_pages,
+        sample_touched_pages=g.sample_touched_pages, idle_pages=tuple(g.idle_pages),
+        idle_scanned_pages=g.idle_scanned_pages, blocked_until_ns=g.blocked_until_ns,
+        blocks=g.blocks,
     )

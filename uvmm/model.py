@@ -86,6 +86,10 @@ class Guest:
 
     Each of its max pages is in exactly one place, so the seven figures from
     `resident_pages` to `untouched_pages` add up to `max_pages`.
+
+    `run_ns` is the CPU time of its process. `sample_touched_pages` of the
+    `sampled_pages` were touched since the last `Engine.sample`. `idle_pages` are
+    resident pages not touched for at least 1, 2, 4, ... 128 seconds, as far as known.
     """
 
     id: int
@@ -120,6 +124,14 @@ class Guest:
     share_zero_pages: int = 0
     share_scanned_pages: int = 0
     share_mappings: int = 0
+    run_ns: int = 0
+    samples: int = 0
+    sampled_pages: int = 0
+    sample_touched_pages: int = 0
+    idle_pages: tuple[int, ...] = ()
+    idle_scanned_pages: int = 0
+    blocked_until_ns: int = 0
+    blocks: int = 0
 
     @property
     def placed_pages(self) -> int:

@@ -187,7 +187,7 @@ static int check_config(const struct uvmm_engine_config *cfg, char *err)
 	if (!memchr(cfg->run_dir, '\0', sizeof(cfg->run_dir)) || !cfg->run_dir[0] ||
 	    !memchr(cfg->swap_path, '\0', sizeof(cfg->swap_path)) ||
 	    (cfg->swap_pages && !cfg->swap_path[0]) || cfg->via > 1 ||
-	    cfg->share_cpu_permille > 64000 ||
+	    cfg->share_cpu_permille > 64000 || cfg->idle_cost_permille > 1000 ||
 	    cfg->memory_pages > 1ull << 40 || cfg->swap_pages > 1ull << 40) {
 		snprintf(err, UVMM_ERR_BYTES, "a field of the configuration is out of range");
 		return -EINVAL;

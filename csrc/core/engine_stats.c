@@ -61,17 +61,21 @@ static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 		.share_zero_pages = atomic_load(&g->sharing.zero),
 		.share_scanned_pages = atomic_load(&g->sharing.scanned),
 		.share_mappings = atomic_load(&g->sharing.mappings),
+		.blocked_until_ns = atomic_load(&g->blocked_until_ns),
+		.blocks = atomic_load(&g->blocks),
 	};
 	memcpy(s->name, g->name, sizeof(s->name));
 }
 
-/* What the kernel says of the process: threads without ours, at least 1; and its
+/* What the kernel says of the process: threads without ours, at least 1; CPU time; and its
  * own writable memory that is not guest memory, in memory or swapped by the kernel.
  * Split pages are the process's own for the kernel. */
 static void ask_kernel(struct uvmm_guest_stats *s)
 {
 	unsigned long threads = 0, kib = 0;
 	char path[40], line[128];
+	struct timespec ran;
+	clockid_t cpu;
 	FILE *f;
 
 	snprintf(path, sizeof(path), "/proc/%d/status", s->pid);
@@ -87,6 +91,8 @@ static void ask_kernel(struct uvmm_guest_stats *s)
 	if (s->attached && threads > OWN_THREADS)
 		threads -= OWN_THREADS;
 	s->threads = threads ? (uint32_t)threads : 1;
+	if (!clock_getcpuclockid(s->pid, &cpu) && !clock_gettime(cpu, &ran))
+		s->run_ns = (uint64_t)ran.tv_sec * NS_PER_S + (uint64_t)ran.tv_nsec;
 	kib -= kib < s->split_pages * KIB_OF_PAGE ? kib : s->split_pages * KIB_OF_PAGE;
 	s->unmanaged_pages = kib / KIB_OF_PAGE;
 }

@@ -165,6 +165,19 @@ static int load(struct fault_thread *t, struct guest *g, uint64_t ppn, uint64_t 
 	return rc;
 }
 
+/* True if the thread waits now for the end of its guest's block. */
+static bool is_blocked(struct guest *g, uint64_t ppn, const struct uffd_message *m,
+		       uint64_t now_ns)
+{
+	if (!pressure_blocks(g))
+		return false;
+	guest_stall_begin(g, m->tid, m->addr, now_ns);
+	/* Released meanwhile: all were woken before this stall was known. */
+	if (!pressure_blocks(g))
+		guest_wake(g, ppn, 1);
+	return true;
+}
+
 static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 		    const struct uffd_message *m, uint64_t now_ns)
 {
@@ -176,6 +189,8 @@ static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 	switch (s) {
 	case PAGE_STORED:
 	case PAGE_PRESENT:
+		if (is_blocked(g, ppn, m, now_ns))
+			break;
 		stream_window(&g->streams, ppn, g->max_pages, &lo, &hi);
 		rc = s == PAGE_STORED ? load(t, g, ppn, lo, hi) : load_zeros(e, g, ppn, hi);
 		if (rc == -ENOMEM)
@@ -254,7 +269,7 @@ static void serve_one(struct fault_thread *t, struct guest *g, const struct uffd
 		let_through(g, ppn, m, since_ns);
 	if (!guest_stall_goes_on(g, m->tid))
 		atomic_fetch_add(&g->stall_ns, clock_ns() - since_ns);
-	if (m->fault == UFFD_FAULT_MISSING)
+	if (m->fault == UFFD_FAULT_MISSING && !pressure_blocks(g))
 		run_ahead(t, g, ppn);
 }
 

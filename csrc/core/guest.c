@@ -228,6 +228,7 @@ static void reset_counters(struct guest *g)
 	atomic_store(&g->wants_memory, false);
 	atomic_store(&g->wants_growth, false);
 	atomic_store(&g->growth_failed_ns, 0);
+	atomic_store(&g->blocked_until_ns, 0);
 	atomic_store(&g->direct_io_until_ns, 0);
 	atomic_store(&g->hand, 0);
 	for (i = 0; i < STREAMS; i++)
@@ -257,6 +258,7 @@ static void reset(struct guest *g, uint64_t id, const struct uvmm_guest_config *
 	atomic_store(&g->aborted, 0);
 	atomic_store(&g->damaged_pages, 0);
 	atomic_store(&g->stall_ns, 0);
+	atomic_store(&g->blocks, 0);
 	atomic_store(&g->strange_fds, 0);
 }
 

@@ -80,6 +80,7 @@ struct guest {
 	_Atomic bool wants_memory;      /* some of them wait for machine memory */
 	_Atomic bool wants_growth;      /* and of these some for a fresh page */
 	_Atomic uint64_t growth_failed_ns;      /* since when none came; 0: it did */
+	_Atomic uint64_t blocked_until_ns;      /* 0: not (pressure_block) */
 
 	_Atomic uint64_t direct_io_until_ns;
 	_Atomic int direct_io;          /* enum direct_io, until then */
@@ -94,7 +95,7 @@ struct guest {
 
 	/* Counters, as in struct uvmm_guest_stats. */
 	_Atomic uint64_t stored_pages, pinned_pages, faults, pages_in, pages_out;
-	_Atomic uint64_t zero_dropped, aborted, damaged_pages, stall_ns;
+	_Atomic uint64_t zero_dropped, aborted, damaged_pages, stall_ns, blocks;
 };
 
 struct registry {

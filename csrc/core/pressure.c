@@ -16,6 +16,7 @@
 #define DAEMON_LOOK_NS (250 * NS_PER_MS)
 #define DAEMON_LOOK_TIGHT_NS (10 * NS_PER_MS)
 #define GROWTH_AHEAD_NS (250 * NS_PER_MS)
+#define BLOCK_MAX_NS NS_PER_S
 #define SPLIT_AHEAD 8                   /* one shared page of so many */
 #define SPLIT_UNSEEN 16                 /* the same, until it is noticed */
 #define SMALLEST_PAGES 2048u            /* 8 MiB */
@@ -126,9 +127,56 @@ static void become_roomy(struct uvmm_engine *e)
 
 	atomic_store(&e->pressure.is_tight, false);
 	while ((g = guest_next_entered(&e->registry, &at))) {
-		guest_open_idle(g);
+		if (!pressure_blocks(g))
+			guest_open_idle(g);
 		guest_leave(g);
 	}
+}
+
+void pressure_block(struct uvmm_engine *e, struct guest *g, uint64_t until_ns)
+{
+	uint64_t now = clock_ns(), end = atomic_load(&e->pressure.blocks_end_ns);
+
+	if (until_ns > now + BLOCK_MAX_NS)
+		until_ns = now + BLOCK_MAX_NS;
+	if (until_ns <= now && !pressure_blocks(g))
+		return;
+	atomic_fetch_add(&g->blocks, until_ns > now);
+	atomic_store(&g->blocked_until_ns, until_ns ? until_ns : 1);
+	while (end < until_ns &&
+	       !atomic_compare_exchange_weak(&e->pressure.blocks_end_ns, &end, until_ns))
+		;
+	if (until_ns > now)
+		guest_arm_all(g);
+}
+
+static void release_one(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
+{
+	uint64_t until = atomic_load(&g->blocked_until_ns);
+
+	if (!until || until > now_ns ||
+	    !atomic_compare_exchange_strong(&g->blocked_until_ns, &until, 0))
+		return;
+	if (!atomic_load(&e->pressure.is_tight))
+		guest_open_idle(g);
+	guest_wake(g, 0, g->max_pages);
+}
+
+/* Those whose time has come. */
+static void release(struct uvmm_engine *e)
+{
+	uint64_t now = clock_ns(), end = atomic_load(&e->pressure.blocks_end_ns);
+	struct guest *g;
+	size_t at = 0;
+
+	if (!end)
+		return;
+	while ((g = guest_next_entered(&e->registry, &at))) {
+		release_one(e, g, now);
+		guest_leave(g);
+	}
+	if (end <= now)
+		atomic_compare_exchange_strong(&e->pressure.blocks_end_ns, &end, 0);
 }
 
 static void set_level(struct uvmm_engine *e, uint32_t level, int64_t left)
@@ -176,6 +224,7 @@ static void look(struct uvmm_engine *e, int64_t left)
 	if (may_grow(left, p))
 		atomic_store(&p->exhausted, false);
 	pressure_wake_waiting(e);
+	release(e);
 	set_level(e, left < p->low ? UVMM_PRESSURE_FULL :
 		     left < atomic_load(&p->start) ? UVMM_PRESSURE_SOME :
 		     left > atomic_load(&p->start) + p->hysteresis ? UVMM_PRESSURE_NONE :
@@ -189,6 +238,8 @@ static uint64_t next_look_ns(const struct pressure *p, int64_t left)
 
 	if (atomic_load(&p->is_tight))
 		ns = 4 * LOOK_MIN_NS;   /* growth asks: no hurry */
+	if (atomic_load(&p->blocks_end_ns) && ns > 4 * LOOK_MIN_NS)
+		ns = 4 * LOOK_MIN_NS;
 	return ns < LOOK_MIN_NS ? LOOK_MIN_NS : ns > LOOK_MAX_NS ? LOOK_MAX_NS : ns;
 }
 

@@ -53,6 +53,7 @@ struct pressure {
 	_Atomic bool is_tight;
 	_Atomic bool exhausted;
 	_Atomic uint32_t level;         /* enum uvmm_pressure_level */
+	_Atomic uint64_t blocks_end_ns; /* when the last block does; 0: none goes on */
 	_Atomic bool stop;
 
 	pthread_t guard;
@@ -79,6 +80,15 @@ int64_t pressure_refresh(struct uvmm_engine *e);
 void pressure_wait(struct uvmm_engine *e, struct guest *g, bool growth);
 /* Wakes those who wait, if there is memory now. */
 void pressure_wake_waiting(struct uvmm_engine *e);
+
+/* Until then, at most a second, threads of g wait for each page that is not in memory;
+ * ends the block before. Its memory is armed meanwhile, so that growth asks, too. */
+void pressure_block(struct uvmm_engine *e, struct guest *g, uint64_t until_ns);
+/* While it is, who needs a page waits: released by the guard, who wakes all. */
+static inline bool pressure_blocks(const struct guest *g)
+{
+	return atomic_load(&g->blocked_until_ns);
+}
 
 /* g has just attached: it is armed if memory is tight. */
 int pressure_attached(struct uvmm_engine *e, struct guest *g);

@@ -21,6 +21,8 @@
 #define UVMM_CORE_TOKEN_BYTES 16
 #define UVMM_GUESTS_MAX 4096
 #define UVMM_CORE_GROUP_BYTES 96
+#define UVMM_SAMPLE_PAGES_MAX 1024
+#define UVMM_IDLE_AGES 8
 
 typedef struct uvmm_engine uvmm_engine;
 
@@ -32,6 +34,8 @@ struct uvmm_engine_config {
 	uint32_t via;                   /* 0 fuse, 1 descriptor */
 	uint32_t socket_gid;            /* unused by 0xffffffff */
 	uint32_t share_cpu_permille;    /* of one CPU, to look for pages to share */
+	uint32_t idle_cost_permille;    /* of a guest's CPU time, to look for its idle
+					 * pages while memory is short; 0: never looked for */
 };
 
 /* Mounts machine memory and the memory filesystem, creates the swap file, opens
@@ -88,6 +92,20 @@ int uvmm_guest_reclaim(uvmm_engine *e, uint64_t id, uint64_t pages, uint32_t tie
  *   -ENOMEM  stopped early for lack of machine memory   -EIO  a page is damaged */
 int uvmm_guest_restore(uvmm_engine *e, uint64_t id, struct uvmm_job_result *res);
 
+/* Begins to watch up to `pages` pages, drawn at random from all of the guest's that have
+ * contents; the sample before ends. The figures (sampled_pages, sample_touched_pages)
+ * count from 0 as soon as the guest's agent has done its part, and rise until the next
+ * call. A page that was not resident, or shared, when it was drawn counts as touched when it
+ * is loaded, or mapped.
+ *   -ENOENT, -ENOTCONN   -EINVAL  0, or more than UVMM_SAMPLE_PAGES_MAX   -ENOMEM */
+int uvmm_guest_sample(uvmm_engine *e, uint64_t id, uint32_t pages);
+
+/* Until then (at most a second from now; a time that has passed: not any more) the
+ * guest's threads wait when they need a page that is not in memory: a new one, or a
+ * stored one.
+ *   -ENOENT, -ENOTCONN */
+int uvmm_guest_block(uvmm_engine *e, uint64_t id, uint64_t until_ns);
+
 struct uvmm_share_result {
 	uint64_t scanned_pages;
 	uint64_t shared_pages;          /* became shared */
@@ -125,6 +143,15 @@ struct uvmm_guest_stats {
 	uint64_t share_zero_pages;      /* were zero, and freed by the scanner */
 	uint64_t share_scanned_pages;
 	uint64_t share_mappings;        /* about so many has sharing made in the process */
+	uint64_t run_ns;                /* CPU time of the process, without our thread's */
+	uint64_t samples;               /* begun in all */
+	uint64_t sampled_pages;         /* watched now */
+	uint64_t sample_touched_pages;  /* of these: touched since the sample began */
+	/* Resident pages not touched, as far as is known, for at least 1, 2, 4, ... 128 s: */
+	uint64_t idle_pages[UVMM_IDLE_AGES];
+	uint64_t idle_scanned_pages;    /* looked at in all */
+	uint64_t blocked_until_ns;      /* 0: not blocked */
+	uint64_t blocks;                /* in all */
 };
 
 struct uvmm_machine_stats {
