@@ -207,6 +207,22 @@ class Engine:
         if code:
             raise _error(code, "")
 
+    def set_balloon(self, guest_id: int, pages: int) -> None:
+        """
+        Set the size that the guest's balloon is to have; returns at once.
+
+        The guest's agent is asked once, and gives what it can. How large a balloon may
+        be is the caller's to know.
+
+        Raises:
+            UnknownGuestError: If it has ended.
+            NotReadyError: If it has not attached yet.
+        """
+        with self._call() as engine:
+            code = lib.uvmm_guest_set_balloon(engine, guest_id, pages)
+        if code:
+            raise _error(code, "")
+
     def reclaim(self, guest_id: int, pages: int, tier: str) -> Moved:
         """
         Take up to *pages* pages out of the guest; returns when done.
@@ -438,4 +454,7 @@ def _guest(g: Any, shares: int) -> Guest:
         sample_touched_pages=g.sample_touched_pages, idle_pages=tuple(g.idle_pages),
         idle_scanned_pages=g.idle_scanned_pages, blocked_until_ns=g.blocked_until_ns,
         blocks=g.blocks,
+        ballooned_pages=g.ballooned_pages, balloon_target_pages=g.balloon_target_pages,
+        balloon_able=bool(g.balloon_able), popped_pages=g.popped_pages,
+        balloon_asked_pages=g.balloon_asked_pages, balloon_given_pages=g.balloon_given_pages,
     )

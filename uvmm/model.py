@@ -132,6 +132,11 @@ class Guest:
     idle_scanned_pages: int = 0
     blocked_until_ns: int = 0
     blocks: int = 0
+    balloon_target_pages: int = 0
+    balloon_able: bool = False
+    balloon_asked_pages: int = 0
+    balloon_given_pages: int = 0
+    popped_pages: int = 0
 
     @property
     def placed_pages(self) -> int:

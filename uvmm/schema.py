@@ -170,6 +170,11 @@ class GuestFigures(TypedDict):
     share_scanned_pages: int
     share_yield_percent: float
     share_mappings: int
+    balloon_target_bytes: int
+    balloon_able: bool
+    balloon_asked_pages: int
+    balloon_given_pages: int
+    popped_pages: int
 
 
 class Figures(TypedDict):
@@ -269,6 +274,11 @@ def guest_figures(guest: Guest, stall_percent: float) -> GuestFigures:
             / max(1, guest.share_scanned_pages), 2
         ),
         share_mappings=guest.share_mappings,
+        balloon_target_bytes=pages_to_bytes(guest.balloon_target_pages),
+        balloon_able=guest.balloon_able,
+        balloon_asked_pages=guest.balloon_asked_pages,
+        balloon_given_pages=guest.balloon_given_pages,
+        popped_pages=guest.popped_pages,
     )
 
 

@@ -60,6 +60,11 @@ class GuestFigures(TypedDict):
     stall_seconds: float
     stall_percent: float
     share_zero_pages: int
+    balloon_target_bytes: int
+    balloon_able: bool
+    balloon_asked_pages: int
+    balloon_given_pages: int
+    popped_pages: int
 
 
 class MachineFigures(TypedDict):

@@ -65,6 +65,7 @@ static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 		.blocks = atomic_load(&g->blocks),
 	};
 	memcpy(s->name, g->name, sizeof(s->name));
+	balloon_fill(&g->balloon, s);
 }
 
 /* What the kernel says of the process: threads without ours, at least 1; CPU time; and its

@@ -31,6 +31,7 @@ void registry_fini(struct registry *r)
 		pthread_mutex_destroy(&r->slot[i]->arm_lock);
 		pthread_mutex_destroy(&r->slot[i]->wait_lock);
 		order_fini(&r->slot[i]->order);
+		balloon_fini(&r->slot[i]->balloon);
 		free(r->slot[i]);
 	}
 	groups_fini(&r->groups);
@@ -173,6 +174,7 @@ static struct guest *free_slot_locked(struct registry *r)
 	pthread_mutex_init(&g->arm_lock, NULL);
 	pthread_mutex_init(&g->wait_lock, NULL);
 	order_init(&g->order);
+	balloon_init(&g->balloon);
 	g->uffd = g->memfd = g->pidfd = g->pagemap_fd = -1;
 	g->slot = (uint32_t)r->slots;
 	r->slot[r->slots++] = g;
@@ -236,6 +238,7 @@ static void reset_counters(struct guest *g)
 	atomic_store(&g->stored_pages, 0);
 	atomic_store(&g->pinned_pages, 0);
 	sharing_clear(&g->sharing, g->max_pages);
+	balloon_clear(&g->balloon);
 }
 
 static void reset(struct guest *g, uint64_t id, const struct uvmm_guest_config *cfg)

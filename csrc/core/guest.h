@@ -26,6 +26,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "balloon.h"
 #include "direct_io.h"
 #include "group.h"
 #include "order.h"
@@ -88,6 +89,7 @@ struct guest {
 	struct streams streams;
 	struct order order;             /* for its agent; see there */
 	struct guest_sharing sharing;   /* see there */
+	struct balloon balloon;         /* see there */
 
 	_Atomic uint32_t strange_fds;   /* that it sent, and were no userfaultfd */
 	_Atomic int servers;            /* fault threads that look for its messages */

@@ -69,6 +69,12 @@ int uvmm_guest_create(uvmm_engine *e, const struct uvmm_guest_config *cfg,
  * reclaimed first.  -ENOENT */
 int uvmm_guest_set_target(uvmm_engine *e, uint64_t id, uint64_t target_pages);
 
+/* Sets the size that the guest's balloon is to have, clamped to its max; how much of
+ * that is allowed is the caller's to know. Returns at once: the guest's agent does it,
+ * as far as it can, and is asked once; ask again for what it could not give.
+ *   -ENOENT   no such guest    -ENOTCONN  not attached yet */
+int uvmm_guest_set_balloon(uvmm_engine *e, uint64_t id, uint64_t pages);
+
 enum uvmm_tier { UVMM_TIER_SWAP = 0 };
 
 struct uvmm_job_result {
@@ -127,6 +133,7 @@ struct uvmm_guest_stats {
 	uint32_t uid;
 	uint32_t attached;              /* 1 once its memory is mapped */
 	uint32_t threads;               /* of the process, without ours */
+	uint32_t balloon_able;          /* 1 while its agent answers and takes requests */
 	uint64_t min_pages, max_pages, target_pages;
 	uint64_t resident_pages, swapped_pages, untouched_pages, pinned_pages;
 	uint64_t unmanaged_pages;       /* of the process's writable memory, not the guest's */
@@ -152,6 +159,12 @@ struct uvmm_guest_stats {
 	uint64_t idle_scanned_pages;    /* looked at in all */
 	uint64_t blocked_until_ns;      /* 0: not blocked */
 	uint64_t blocks;                /* in all */
+	uint64_t ballooned_pages;       /* given back by the guest itself */
+	uint64_t balloon_target_pages;  /* how many these are to be */
+	uint64_t popped_pages;          /* touched in its balloon, in all */
+	/* In all, by requests that are answered or overdue: pages that the balloon was to
+	 * take, and those that it took. */
+	uint64_t balloon_asked_pages, balloon_given_pages;
 };
 
 struct uvmm_machine_stats {
