@@ -23,6 +23,11 @@ def sources(name: str = "") -> list[Path]:
     return sorted((ROOT / name).rglob("*.py"))
 
 
+def file_of(module: str) -> Path:
+    """Where a module below uvmm would be."""
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
 def imported(source: Path) -> set[str]:
     """Modules that *source* names, below TYPE_CHECKING or not."""
     names: set[str] = set()
@@ -69,7 +74,7 @@ def test_the_way_of_uvmm_run_is_short() -> None:
     seen: set[str] = set()
     queue = ["launch", "cli"]
     while queue:
-        source = ROOT / f"{queue.pop()}.py"
+        source = file_of(queue.pop())
         tree = ast.parse(source.read_text())
         # Top level only: what functions import is on nobody's way.
         for node in tree.body:
@@ -83,7 +88,7 @@ def test_the_way_of_uvmm_run_is_short() -> None:
             for name in names - seen:
                 seen.add(name)
                 own = name.removeprefix("uvmm.")
-                if name.startswith("uvmm.") and (ROOT / f"{own}.py").exists():
+                if name.startswith("uvmm.") and file_of(own).exists():
                     queue.append(own)
 
 

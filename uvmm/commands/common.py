@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""What commands have in common: options, and how they print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from uvmm.errors import BadInputError
+from uvmm.rundir import RUN_DIR_VARIABLE, RunDir
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from uvmm.client import Client
+
+RunDirOption = Annotated[
+    str,
+    typer.Option(
+        "--run-dir", metavar="DIR", envvar=RUN_DIR_VARIABLE,
+        help="The daemon's directory; one daemon serves each.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def run_dir_of(path: str) -> RunDir:
+    """
+    Return the run directory that `--run-dir` means.
+
+    Raises:
+        BadInputError: If it cannot be one.
+    """
+    from uvmm.settings import check_run_dir
+
+    if not path:
+        raise BadInputError(f"--run-dir and {RUN_DIR_VARIABLE} must not be empty")
+    # One directory has one name, also for what mounts, locks and swap files are called.
+    real = os.path.realpath(path)
+    check_run_dir(real)
+    return RunDir(Path(real))
+
+
+def client_of(run_dir: str) -> Client:
+    """
+    Return a client of the daemon that `--run-dir` means.
+
+    Raises:
+        BadInputError: If it cannot be one.
+    """
+    from uvmm.client import Client
+
+    return Client(run_dir_of(run_dir).control_socket)
+
+
+def console() -> Console:
+    """Return where tables are printed."""
+    from rich.console import Console
+
+    # A pipe has no width: lines for other programs are not folded.
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def print_json(value: object) -> None:
+    """Print *value* for other programs."""
+    print(json.dumps(value, indent=2))

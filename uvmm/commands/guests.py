@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""Commands that do something to guests: reclaim, restore, share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from uvmm.commands.common import JsonOption, RunDirOption, client_of, console, print_json
+from uvmm.rundir import DEFAULT_RUN_DIR
+
+app = typer.Typer()
+
+
+@app.command()
+def reclaim(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    size: Annotated[str, typer.Argument(metavar="SIZE|PERCENT")],
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+    tier: Annotated[str, typer.Option(metavar="swap", help="Where its pages go.")] = "swap",
+) -> None:
+    """Take memory out of a guest, such as 64M or 50% of what is resident."""
+    from uvmm.client import guest_path
+    from uvmm.units import format_size, pages_to_bytes
+
+    done = client_of(run_dir).post(guest_path(name, "reclaim"), {"size": size, "tier": tier})
+    stayed = done["left_pages"]
+    left = f"; {stayed} stayed: in use, or {tier} is full" if stayed else ""
+    print(
+        f"reclaimed {format_size(pages_to_bytes(done['pages']))} of {name} "
+        f"({done['pages']} pages, {done['zero_pages']} of them zero{left}) "
+        f"in {done['elapsed_seconds']:.2f} s"
+    )
+
+
+@app.command()
+def restore(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+) -> None:
+    """Bring a guest's stored pages back."""
+    from uvmm.client import guest_path
+    from uvmm.units import format_size, pages_to_bytes
+
+    done = client_of(run_dir).post(guest_path(name, "restore"))
+    left = f"; {done['left_pages']} pages found no room" if done["left_pages"] else ""
+    print(
+        f"restored {format_size(pages_to_bytes(done['pages']))} of {name} "
+        f"({done['pages']} pages) in {done['elapsed_seconds']:.2f} s{left}"
+    )
+
+
+@app.command()
+def share(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+    now: Annotated[
+        bool, typer.Option("--now", help="Look through a guest's memory, or all, at once.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what guests share, or look for more now."""
+    client = client_of(run_dir)
+    if now:
+        done = client.post("/v1/share", {"name": name})
+        if as_json:
+            print_json(done)
+        else:
+            from uvmm.views import shared_line
+
+            print(shared_line(done))
+        return
+    figures = client.get("/v1/stats")
+    if name is not None:
+        from uvmm.client import guest_path
+
+        figures["guests"] = [client.get(guest_path(name))]
+    if as_json:
+        print_json(figures)
+        return
+    from uvmm.views import sharing_parts
+
+    lines, table = sharing_parts(figures)
+    screen = console()
+    screen.print("\n".join(lines), highlight=False)
+    screen.print(table)

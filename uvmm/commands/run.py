@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""The command that starts a guest."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from uvmm.commands.common import RunDirOption, run_dir_of
+from uvmm.program import Heap
+from uvmm.rundir import DEFAULT_RUN_DIR
+
+app = typer.Typer()
+
+
+# What follows the program is the program's own.
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    program: Annotated[list[str], typer.Argument(metavar="-- PROGRAM ARG...")],
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The guest's name; the program's.")
+    ] = None,
+    min_size: Annotated[
+        str | None, typer.Option("--min", metavar="SIZE", help="Guaranteed memory; 0.")
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option("--max", metavar="SIZE", help="Its memory; all that can be backed."),
+    ] = None,
+    shares: Annotated[
+        int | None, typer.Option(metavar="N", help="Weight when memory is short; 1000.")
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="USER", help="Whom the program runs as.")
+    ] = None,
+    heap: Annotated[
+        Heap, typer.Option(help="Whose memory malloc and mmap give the program.")
+    ] = Heap.AUTO,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="What it executes are guests, too.")
+    ] = False,
+    share_group: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|off", help="With whom it shares pages; its user's guests."),
+    ] = None,
+) -> None:
+    """Run a program as a guest, and exit as it does."""
+    from uvmm.launch import Launch, launch
+
+    launch(
+        run_dir_of(run_dir),
+        Launch(
+            argv=program, name=name, min_size=min_size, max_size=max_size, shares=shares,
+            user=user, heap=heap, follow=follow, share_group=share_group,
+        ),
+    )
