@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from uvmm import schema
 from uvmm.control import PEER
+from uvmm.core import MAP_CELLS_MAX
 from uvmm.daemon import Application
 from uvmm.errors import UvmmError
 from uvmm.log import LOGGER, RECENT_EVENTS, LogEvent
@@ -82,6 +83,14 @@ def _add_guest_routes(app: FastAPI, daemon: Daemon, guest_socket: Path) -> None:
         found = await _in_thread(lambda: daemon.guest(name))
         _, stalls = await _in_thread(daemon.look)
         return schema.guest_figures(found, stalls.get(found.id, 0.0))
+
+    @app.get("/v1/guests/{name}/map")
+    async def page_map(
+        name: str, cells: Annotated[int, Query(ge=1, le=MAP_CELLS_MAX)] = 1024
+    ) -> schema.MapAnswer:
+        """Return where a guest's pages are, in so many equal ranges of its memory."""
+        found = await _in_thread(lambda: daemon.page_map(name, cells))
+        return schema.page_map(name, found)
 
     @app.post("/v1/guests", status_code=201)
     async def register(body: schema.GuestRequest, request: Request) -> schema.GuestAnswer:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from uvmm import rows as told
 from uvmm._core import ffi, lib
 from uvmm.errors import (
     BadInputError,
@@ -25,19 +26,25 @@ from uvmm.errors import (
     UnknownGuestError,
     UvmmError,
 )
-from uvmm.model import Guest, Machine, Moved, Shared, Sharing, Snapshot
+from uvmm.model import PageMap, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from uvmm.model import Moved, Shared
+
 GUESTS_MAX: int = lib.UVMM_GUESTS_MAX
 SAMPLE_PAGES_MAX: int = lib.UVMM_SAMPLE_PAGES_MAX
 PAGE_BYTES = 4096
 IDLE_COST_PERMILLE = 4
+MAP_CELLS_MAX: int = lib.UVMM_MAP_CELLS_MAX
+MAP_STATES = tuple(
+    name.removeprefix("UVMM_MAP_").lower()
+    for _, name in sorted(ffi.typeof("enum uvmm_map_state").elements.items())
+)
 _NO_GROUP = 0xFFFFFFFF
 _TIERS = {"swap": lib.UVMM_TIER_SWAP}
-_VIA = ("fuse", "descriptor")
 _BY_ERRNO: Mapping[int, type[UvmmError]] = {
     errno.EEXIST: ConflictError,
     errno.EINVAL: BadInputError,
@@ -142,7 +149,7 @@ class Engine:
         _set_text(c, "swap_path", str(config.swap_path or ""))
         c.memory_pages = config.memory_pages
         c.swap_pages = config.swap_pages
-        c.via = _VIA.index(config.via)
+        c.via = told.VIA.index(config.via)
         c.socket_gid = _NO_GROUP if config.group is None else config.group
         c.share_cpu_permille = config.share_cpu_permille
         c.idle_cost_permille = config.idle_cost_permille
@@ -246,7 +253,7 @@ class Engine:
             )
         if code not in (0, -errno.ENOSPC):
             raise _error(code, "")
-        return _moved(result)
+        return told.moved(result)
 
     def restore(self, guest_id: int) -> Moved:
         """
@@ -266,7 +273,7 @@ class Engine:
             )
         if code not in (0, -errno.ENOMEM):
             raise _error(code, "")
-        return _moved(result)
+        return told.moved(result)
 
     def sample(self, guest_id: int, pages: int) -> None:
         """
@@ -318,10 +325,37 @@ class Engine:
             raise ConflictError("the guest was started with --share-group off")
         if code:
             raise _error(code, "")
-        return Shared(
-            scanned_pages=result.scanned_pages, shared_pages=result.shared_pages,
-            zero_pages=result.zero_pages, elapsed_ns=result.elapsed_ns,
-            cpu_ns=result.cpu_ns,
+        return told.shared(result)
+
+    def page_map(self, guest_id: int, max_pages: int, cells: int) -> PageMap:
+        """
+        Return where the guest's pages are, in *cells* equal ranges; touches none.
+
+        Args:
+            guest_id: Whose.
+            max_pages: The size of its memory; there are not more cells than that.
+            cells: How many, 1 to `MAP_CELLS_MAX`.
+
+        Raises:
+            UnknownGuestError: If it has ended.
+            NotReadyError: If it has not attached yet.
+            BadInputError: If there cannot be so many cells.
+        """
+        if not 0 < cells <= MAP_CELLS_MAX:
+            raise BadInputError(f"a map has 1 to {MAP_CELLS_MAX} cells, got {cells}")
+        cells = min(cells, max_pages)
+        rows = ffi.new("struct uvmm_map_cell[]", cells)
+        with self._call() as engine:
+            code = lib.uvmm_guest_map(engine, guest_id, rows, cells)
+        if code:
+            raise _error(code, "")
+        counts = memoryview(ffi.buffer(rows)).cast("Q")
+        return PageMap(
+            max_pages=max_pages, cells=cells,
+            pages={
+                state: counts[at :: len(MAP_STATES)].tolist()
+                for at, state in enumerate(MAP_STATES)
+            },
         )
 
     def snapshot(self, shares: Mapping[int, int]) -> Snapshot:
@@ -344,11 +378,11 @@ class Engine:
                     break
                 self._rows = ffi.new("struct uvmm_guest_stats[]", 2 * int(count[0]))
             guests = tuple(
-                _guest(row, shares[row.id])
+                told.guest(row, _text(row.name), shares[row.id])
                 for row in rows[0 : int(count[0])]
                 if row.id in shares
             )
-        return Snapshot(machine=_machine(machine), guests=guests)
+        return Snapshot(machine=told.machine(machine), guests=guests)
 
     @property
     def event_fd(self) -> int:
@@ -402,59 +436,3 @@ def _error(code: int, reason: str) -> UvmmError:
     if not reason and kind is NotReadyError:
         reason = "the guest has not attached its memory"
     return kind(reason or os.strerror(-code))
-
-
-def _moved(result: Any) -> Moved:
-    return Moved(
-        pages=result.pages, zero_pages=result.zero_pages,
-        left_pages=result.left_pages, elapsed_ns=result.elapsed_ns,
-    )
-
-
-def _machine(m: Any) -> Machine:
-    return Machine(
-        now_ns=m.now_ns, total_pages=m.total_pages, tmpfs_pages=m.tmpfs_pages,
-        daemon_pages=m.daemon_pages, guest_pages=m.guest_pages,
-        swap_total_pages=m.swap_total_pages, swap_used_pages=m.swap_used_pages,
-        pressure=m.pressure, via=_VIA[m.via], reclaimed_pages=m.reclaimed_pages,
-        refused=m.refused, damaged_pages=m.damaged_pages,
-        frame_pages=m.frame_pages, shared_pages=m.shared_pages,
-        saved_pages=m.saved_pages, split_pages=m.split_pages, sharing=_sharing(m),
-    )
-
-
-def _sharing(m: Any) -> Sharing:
-    return Sharing(
-        merged_pages=m.merged_pages, zero_pages=m.share_zero_pages, splits=m.splits,
-        homed_pages=m.homed_pages, scanned_pages=m.share_scanned_pages,
-        passes=m.share_passes, cpu_ns=m.share_cpu_ns, hints=m.hints,
-        stale_hints=m.stale_hints,
-        refused={
-            "busy": m.share_refused_busy, "changed": m.share_refused_changed,
-            "agent": m.share_refused_agent, "mappings": m.share_refused_mappings,
-            "memory": m.share_refused_memory,
-        },
-    )
-
-
-def _guest(g: Any, shares: int) -> Guest:
-    return Guest(
-        id=g.id, name=_text(g.name), pid=g.pid, uid=g.uid, attached=bool(g.attached),
-        threads=g.threads, min_pages=g.min_pages, max_pages=g.max_pages, shares=shares,
-        target_pages=g.target_pages, resident_pages=g.resident_pages,
-        swapped_pages=g.swapped_pages, untouched_pages=g.untouched_pages,
-        pinned_pages=g.pinned_pages, unmanaged_pages=g.unmanaged_pages,
-        faults=g.faults, pages_in=g.pages_in,
-        pages_out=g.pages_out, zero_dropped=g.zero_dropped, aborted=g.aborted,
-        damaged_pages=g.damaged_pages, stall_ns=g.stall_ns,
-        shared_pages=g.shared_pages, split_pages=g.split_pages, splits=g.splits,
-        merged_pages=g.merged_pages, share_zero_pages=g.share_zero_pages,
-        share_scanned_pages=g.share_scanned_pages, share_mappings=g.share_mappings,
-        run_ns=g.run_ns, samples=g.samples, sampled_pages=g.sampled_pages,
-        sample_touched_pages=g.sample_touched_pages, idle_pages=tuple(g.idle_pages),
-        idle_scanned_pages=g.idle_scanned_pages, blocked_until_ns=g.blocked_until_ns,
-        blocks=g.blocks,
-        ballooned_pages=g.ballooned_pages, balloon_target_pages=g.balloon_target_pages,
-        balloon_able=bool(g.balloon_able), popped_pages=g.popped_pages,
-        balloon_asked_pages=g.balloon_asked_pages, balloon_given_pages=g.balloon_given_pages,
-    )

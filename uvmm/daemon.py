@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from uvmm.core import Engine, Event
     from uvmm.host import Peer, Process
-    from uvmm.model import Guest, Moved, Shared, Snapshot
+    from uvmm.model import Guest, Moved, PageMap, Shared, Snapshot
 
 NAME_BYTES = 63
 SHARE_OFF = "off"
@@ -227,6 +227,18 @@ class Daemon:
             if guest.name == name:
                 return guest
         raise UnknownGuestError(f"there is no guest {shown(name)}; 'uvmm ps' lists them")
+
+    def page_map(self, name: str, cells: int) -> PageMap:
+        """
+        Return where a guest's pages are, in so many equal ranges of its memory.
+
+        Raises:
+            UnknownGuestError: If there is no such guest.
+            NotReadyError: If it has not attached yet.
+            BadInputError: If there cannot be so many.
+        """
+        guest = self.guest(name)
+        return self._engine.page_map(guest.id, guest.max_pages, cells)
 
     def take(self, event: Event) -> str:
         """Account for an event; returns the name of the guest that it is about."""

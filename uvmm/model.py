@@ -162,6 +162,20 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PageMap:
+    """
+    Where a guest's pages are, cell by cell: equal ranges of its memory.
+
+    The first `max_pages % cells` cells have a page more than the others. `pages` gives
+    for each state how many pages of each cell are in it.
+    """
+
+    max_pages: int
+    cells: int
+    pages: Mapping[str, list[int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
     """What a reclaim or a restore did."""
 

@@ -12,7 +12,7 @@ from uvmm.policy.parameters import DEFAULT_SHARES, SHARES_MAX
 from uvmm.units import pages_to_bytes
 
 if TYPE_CHECKING:
-    from uvmm.model import Guest, Machine, Moved, Shared, Sharing, Snapshot
+    from uvmm.model import Guest, Machine, Moved, PageMap, Shared, Sharing, Snapshot
 
 SIZE_CHARACTERS = 64
 ID_MAX = 0xFFFFFFFE  # the largest user and group number
@@ -184,6 +184,20 @@ class Figures(TypedDict):
     guests: list[GuestFigures]
 
 
+class MapAnswer(TypedDict):
+    """
+    Where a guest's pages are, in cells: equal ranges of its memory.
+
+    The first `max_pages % cells` cells have a page more than the others. `pages` gives,
+    for each state, how many pages of each cell are in it.
+    """
+
+    name: str
+    max_pages: int
+    cells: int
+    pages: dict[str, list[int]]
+
+
 class Health(TypedDict):
     """That the daemon serves, and who it is."""
 
@@ -306,4 +320,11 @@ def shared(done: Shared) -> SharedAnswer:
         scanned_pages=done.scanned_pages, shared_pages=done.shared_pages,
         zero_pages=done.zero_pages, elapsed_seconds=done.elapsed_ns / 1e9,
         cpu_seconds=done.cpu_ns / 1e9,
+    )
+
+
+def page_map(name: str, found: PageMap) -> MapAnswer:
+    """Tell where a guest's pages are."""
+    return MapAnswer(
+        name=name, max_pages=found.max_pages, cells=found.cells, pages=dict(found.pages)
     )

@@ -89,8 +89,8 @@ uint64_t machine_file_pages(int fd)
 	return fstat(fd, &st) ? 0 : (uint64_t)st.st_blocks * 512 / UVMM_PAGE_SIZE;
 }
 
-/* All of the pages are in memory, by cachestat(2), which is in Linux 6.5. */
-static bool is_all_there(int fd, uint64_t lo, uint64_t hi)
+/* By cachestat(2), which is in Linux 6.5. */
+uint64_t machine_range_pages(int fd, uint64_t lo, uint64_t hi)
 {
 	struct {
 		uint64_t off, len;
@@ -99,7 +99,7 @@ static bool is_all_there(int fd, uint64_t lo, uint64_t hi)
 		uint64_t cache, dirty, writeback, evicted, recently_evicted;
 	} stat;
 
-	return !syscall(CACHESTAT, fd, &range, &stat, 0) && stat.cache == hi - lo;
+	return syscall(CACHESTAT, fd, &range, &stat, 0) ? 0 : stat.cache;
 }
 
 uint64_t machine_seek_data(int fd, uint64_t ppn)
@@ -119,7 +119,7 @@ bool machine_next_data(int fd, uint64_t *lo, uint64_t *hi, uint64_t end)
 	*lo = data;
 	*hi = end;
 	/* SEEK_HOLE goes through all data up to the end of the file. */
-	if (is_all_there(fd, *lo, end))
+	if (machine_range_pages(fd, *lo, end) == end - *lo)
 		return true;
 	hole = lseek(fd, (off_t)(data << UVMM_PAGE_SHIFT), SEEK_HOLE);
 	if (hole > 0 && (uint64_t)hole < end << UVMM_PAGE_SHIFT)

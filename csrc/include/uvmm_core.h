@@ -23,6 +23,8 @@
 #define UVMM_CORE_GROUP_BYTES 96
 #define UVMM_SAMPLE_PAGES_MAX 1024
 #define UVMM_IDLE_AGES 8
+#define UVMM_MAP_CELLS_MAX 16384
+#define UVMM_MAP_STATES 9
 
 typedef struct uvmm_engine uvmm_engine;
 
@@ -197,6 +199,28 @@ int uvmm_snapshot(uvmm_engine *e, struct uvmm_machine_stats *m,
 
 /* One guest by name.  -ENOENT */
 int uvmm_guest_find(uvmm_engine *e, const char *name, struct uvmm_guest_stats *out);
+
+enum uvmm_map_state {
+	UVMM_MAP_RESIDENT = 0,          /* in the guest's own memory */
+	UVMM_MAP_SPLIT,                 /* the process's own, was shared */
+	UVMM_MAP_SHARED,
+	UVMM_MAP_BALLOONED,
+	UVMM_MAP_COMPRESSED,
+	UVMM_MAP_SWAPPED,
+	UVMM_MAP_FAR,
+	UVMM_MAP_DAMAGED,
+	UVMM_MAP_UNTOUCHED,
+};
+
+struct uvmm_map_cell {
+	uint64_t pages[UVMM_MAP_STATES];        /* by enum uvmm_map_state */
+};
+
+/* Where the guest's pages are: its memory in `cells` ranges, which are equal but for a
+ * page by which the first ones are larger. The parts of a cell add up to its size. No
+ * page is touched or moved; those on their way count to either end.
+ *   -ENOENT, -ENOTCONN   -EINVAL  no cells, more than pages, or than UVMM_MAP_CELLS_MAX */
+int uvmm_guest_map(uvmm_engine *e, uint64_t id, struct uvmm_map_cell *map, uint32_t cells);
 
 enum uvmm_event_kind {
 	UVMM_EVENT_LOG = 1,             /* text, for the log */
