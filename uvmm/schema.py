@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 SIZE_CHARACTERS = 64
 ID_MAX = 0xFFFFFFFE  # the largest user and group number
 PID_MAX = 1 << 22
-GROUP_CHARACTERS = 63
 
 SizeText = Annotated[str, Field(max_length=SIZE_CHARACTERS)]
 
@@ -37,7 +36,7 @@ class GuestRequest(_Body):
     min: SizeText | int | None = None
     max: SizeText | int | None = None
     shares: Annotated[int, Field(ge=1, le=SHARES_MAX)] = DEFAULT_SHARES
-    share_group: Annotated[str, Field(max_length=GROUP_CHARACTERS)] | None = None
+    share_group: str | None = None
 
 
 class ShareRequest(_Body):

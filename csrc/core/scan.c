@@ -9,10 +9,13 @@
 
 #include "engine.h"
 #include "locks.h"
+#include "view.h"
 
 #define SLICE_PAGES (SCAN_CHUNKS * UVMM_CHUNK_PAGES)
 #define PPN_BITS 36
 #define PRINT_ZERO 2u           /* of a page of zeros */
+#define VIEW_MIN 16u            /* pages: fewer are read faster than mapped */
+#define SAMPLE_BYTES 64u
 
 /* A page of any guest of the group. */
 struct elsewhere {
@@ -22,6 +25,7 @@ struct elsewhere {
 };
 
 struct scan_buffer {
+	struct view view;
 	struct share_buffer share;
 	char piece[SHARE_PIECE * UVMM_PAGE_SIZE];
 	char twin[UVMM_PAGE_SIZE];
@@ -41,11 +45,22 @@ struct scan {
 
 struct scan_buffer *scan_buffer_new(void)
 {
-	return malloc(sizeof(struct scan_buffer));
+	struct scan_buffer *b = malloc(sizeof(*b));
+
+	if (b && (view_init(&b->view) || share_buffer_init(&b->share))) {
+		view_fini(&b->view);
+		free(b);
+		return NULL;
+	}
+	return b;
 }
 
 void scan_buffer_free(struct scan_buffer *b)
 {
+	if (!b)
+		return;
+	share_buffer_fini(&b->share);
+	view_fini(&b->view);
 	free(b);
 }
 
@@ -82,12 +97,20 @@ static bool is_plain(const struct guest *g, uint64_t ppn)
 	       pmap_get(&g->pmap, ppn) == pmap_make(PAGE_PRESENT, 0);
 }
 
-/* A frame with that content, with a reference; FRAME_NONE. */
+/* Ends of it: all of it is compared before it is mapped (share.h). */
+static bool seems_alike(const char *frame, const char *page)
+{
+	return !memcmp(frame, page, SAMPLE_BYTES) &&
+	       !memcmp(frame + UVMM_PAGE_SIZE - SAMPLE_BYTES,
+		       page + UVMM_PAGE_SIZE - SAMPLE_BYTES, SAMPLE_BYTES);
+}
+
+/* A frame with that content, it seems, with a reference; FRAME_NONE. */
 static uint64_t find_frame(struct group *group, uint64_t hash, const char *page)
 {
 	uint64_t frame = frames_find(&group->frames, hash, FRAME_NONE), next;
 
-	while (frame != FRAME_NONE && memcmp(group_frame(group, frame), page, UVMM_PAGE_SIZE)) {
+	while (frame != FRAME_NONE && !seems_alike(group_frame(group, frame), page)) {
 		next = frames_find(&group->frames, hash, frame);
 		group_drop_frame(group, frame);
 		frame = next;
@@ -95,17 +118,22 @@ static uint64_t find_frame(struct group *group, uint64_t hash, const char *page)
 	return frame;
 }
 
-/* The guest o, entered, has that content at ppn. */
-static bool has_twin(const struct scan *s, const struct guest *o, uint64_t ppn, const char *page)
+/* The guest o, entered, has a page with that hash at ppn: read into the buffer. */
+static bool has_twin(const struct scan *s, const struct guest *o, uint64_t ppn,
+		     const uint64_t hash[2])
 {
-	return o->group == s->group && ppn < o->max_pages && is_plain(o, ppn) &&
-	       pread(o->memfd, s->b->twin, UVMM_PAGE_SIZE, (off_t)(ppn << UVMM_PAGE_SHIFT)) ==
-		       (ssize_t)UVMM_PAGE_SIZE &&
-	       !memcmp(s->b->twin, page, UVMM_PAGE_SIZE);
+	uint64_t now[2];
+
+	if (o->group != s->group || ppn >= o->max_pages || !is_plain(o, ppn) ||
+	    pread(o->memfd, s->b->twin, UVMM_PAGE_SIZE, (off_t)(ppn << UVMM_PAGE_SHIFT)) !=
+		    (ssize_t)UVMM_PAGE_SIZE)
+		return false;
+	uvmm_page_hash(s->b->twin, now);
+	return now[0] == hash[0] && now[1] == hash[1];
 }
 
 /* What the hint says is looked at, and is not needed any more. */
-static bool follow_hint(struct scan *s, uint64_t hash, uint64_t place, const char *page,
+static bool follow_hint(struct scan *s, const uint64_t hash[2], uint64_t place,
 			struct elsewhere *out)
 {
 	uint64_t ppn = (place - 1) & ((1ull << PPN_BITS) - 1);
@@ -115,11 +143,11 @@ static bool follow_hint(struct scan *s, uint64_t hash, uint64_t place, const cha
 	if (share_is_deaf(o))
 		return false;
 	if (guest_enter(o)) {
-		found = has_twin(s, o, ppn, page);
+		found = has_twin(s, o, ppn, hash);
 		*out = (struct elsewhere){ .g = o, .id = o->id, .page.ppn = ppn };
 		guest_leave(o);
 	}
-	hints_drop(&s->group->hints, hash, place);
+	hints_drop(&s->group->hints, hash[0], place);
 	if (!found)
 		atomic_fetch_add(&s->group->stale_hints, 1);
 	return found;
@@ -135,19 +163,20 @@ static bool new_frame(struct scan *s, const char *page, uint64_t hash, uint64_t 
 	return true;
 }
 
-/* A frame for the page and its twin somewhere, which is noted to be shared, too. */
-static uint64_t find_twin(struct scan *s, uint64_t ppn, uint64_t hash, const char *page)
+/* A frame for the page and its twin somewhere, which is noted to be shared, too. It is made
+ * from the copy of the twin: the page itself may change under the eye. */
+static uint64_t find_twin(struct scan *s, uint64_t ppn, const uint64_t hash[2])
 {
 	uint64_t place[HINTS_FOUND_MAX], mine = place_of(s->g, ppn), frame;
-	size_t n = hints_find(&s->group->hints, hash, place), i;
+	size_t n = hints_find(&s->group->hints, hash[0], place), i;
 	struct scan_buffer *b = s->b;
 
 	for (i = 0; i < n; i++) {
 		struct elsewhere *o = &b->other[b->others];
 
-		if (place[i] == mine || !follow_hint(s, hash, place[i], page, o))
+		if (place[i] == mine || !follow_hint(s, hash, place[i], o))
 			continue;
-		if (!new_frame(s, page, hash, &frame))
+		if (!new_frame(s, b->twin, hash[0], &frame))
 			break;
 		if (frames_ref(&s->group->frames, frame))
 			return frame;
@@ -155,7 +184,7 @@ static uint64_t find_twin(struct scan *s, uint64_t ppn, uint64_t hash, const cha
 		b->others++;
 		return frame;
 	}
-	hints_put(&s->group->hints, hash, mine);
+	hints_put(&s->group->hints, hash[0], mine);
 	return FRAME_NONE;
 }
 
@@ -166,7 +195,7 @@ static void look_up(struct scan *s, uint64_t ppn, const char *page)
 	uvmm_page_hash(page, hash);
 	frame = find_frame(s->group, hash[0], page);
 	if (frame == FRAME_NONE)
-		frame = find_twin(s, ppn, hash[0], page);
+		frame = find_twin(s, ppn, hash);
 	if (frame != FRAME_NONE)
 		s->b->own[s->b->owns++] = (struct share_page){ ppn, frame };
 }
@@ -207,30 +236,65 @@ static void look(struct scan *s, uint64_t ppn, const char *page)
 
 /* --- reading ------------------------------------------------------------------- */
 
-static void read_piece(struct scan *s, uint64_t lo, uint64_t n)
+static void look_at(struct scan *s, uint64_t lo, uint64_t n, const char *pages)
 {
-	size_t bytes = n << UVMM_PAGE_SHIFT;
 	uint64_t i;
 
-	if (pread(s->g->memfd, s->b->piece, bytes, (off_t)(lo << UVMM_PAGE_SHIFT)) !=
-	    (ssize_t)bytes)
-		return;
 	for (i = 0; i < n; i++)
 		if (is_plain(s->g, lo + i))
-			look(s, lo + i, s->b->piece + i * UVMM_PAGE_SIZE);
+			look(s, lo + i, pages + i * UVMM_PAGE_SIZE);
+}
+
+/* In place. A mapping of a hole would allocate it, and what is stored would be zeros: but
+ * while the chunk's busy bit is ours nobody but the guest itself makes a hole where a page
+ * was plain, and that one is zeros. */
+static bool view_run(struct scan *s, uint64_t lo, uint64_t n)
+{
+	char *at;
+
+	if (n < VIEW_MIN || view_map(&s->b->view, s->g->memfd, lo, n, VIEW_LOOK, &at))
+		return false;
+	look_at(s, lo, n, at);
+	view_unmap(&s->b->view);
+	return true;
+}
+
+static void read_run(struct scan *s, uint64_t lo, uint64_t n)
+{
+	uint64_t end = lo + n;
+
+	for (; lo < end; lo += n) {
+		n = end - lo < SHARE_PIECE ? end - lo : SHARE_PIECE;
+		if (pread(s->g->memfd, s->b->piece, n << UVMM_PAGE_SHIFT,
+			  (off_t)(lo << UVMM_PAGE_SHIFT)) == (ssize_t)(n << UVMM_PAGE_SHIFT))
+			look_at(s, lo, n, s->b->piece);
+	}
+}
+
+/* The data [lo, hi), whose chunk's busy bit is ours if that is said. */
+static void look_through(struct scan *s, uint64_t lo, uint64_t hi, bool ours)
+{
+	uint64_t to;
+
+	for (; lo < hi; lo = to > lo ? to : lo + 1) {
+		for (to = lo; to < hi && is_plain(s->g, to); to++)
+			;
+		if (to > lo && !(ours && view_run(s, lo, to - lo)))
+			read_run(s, lo, to - lo);
+	}
 }
 
 static uint64_t read_chunk(struct scan *s, uint64_t chunk)
 {
-	uint64_t at = chunk * UVMM_CHUNK_PAGES, end = at + UVMM_CHUNK_PAGES, stop, n, scanned = 0;
+	uint64_t at = chunk * UVMM_CHUNK_PAGES, end = at + UVMM_CHUNK_PAGES, stop, scanned = 0;
+	bool ours = !s->e->cfg.via && pmap_chunk_claim(&s->g->pmap, chunk);
 
-	while (machine_next_data(s->g->memfd, &at, &stop, end)) {
-		for (; at < stop; at += n) {
-			n = stop - at < SHARE_PIECE ? stop - at : SHARE_PIECE;
-			read_piece(s, at, n);
-			scanned += n;
-		}
+	for (; machine_next_data(s->g->memfd, &at, &stop, end); at = stop) {
+		look_through(s, at, stop, ours);
+		scanned += stop - at;
 	}
+	if (ours)
+		pmap_chunk_release(&s->g->pmap, chunk);
 	return scanned;
 }
 

@@ -2,8 +2,7 @@
  *
  * scan - looks for pages with the same content within a group, and has them shared.
  *
- *   A page in a guest's file, read in a copy, never in place (a mapping of a hole would
- *   allocate it):
+ *   A page in a guest's file:
  *     as when it was last scanned    nothing more to do, if others can find it
  *     changed since                  next time, if it stays so
  *     zeros, last time already       its hole is punched

@@ -37,6 +37,7 @@
 #include <stdint.h>
 
 #include "guest.h"
+#include "view.h"
 
 struct uvmm_engine;
 
@@ -51,8 +52,20 @@ struct share_page {
 #define SHARE_PIECE 64u         /* pages: they stay in a CPU's cache */
 
 struct share_buffer {
+	struct view view;
 	char data[SHARE_PIECE * UVMM_PAGE_SIZE];
 };
+
+/* -ENOMEM */
+static inline int share_buffer_init(struct share_buffer *b)
+{
+	return view_init(&b->view);
+}
+
+static inline void share_buffer_fini(struct share_buffer *b)
+{
+	view_fini(&b->view);
+}
 
 struct share_result {
 	uint64_t shared;        /* became SHARED, or will when the agent answers */

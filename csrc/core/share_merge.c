@@ -9,6 +9,7 @@
 #include "uffd.h"
 
 #define RUNS_PLANNED (UVMM_REMAP_RUNS / 2)      /* some are broken by lost pages */
+#define VIEW_MIN 16u            /* pages: fewer are read faster than mapped */
 #define GAP_MAX 4u      /* pages in between that are protected with their neighbours */
 
 /* The pages of one chunk on their way. */
@@ -122,26 +123,56 @@ static bool is_same(const struct batch *t, size_t i, const char *page)
 	return !memcmp(page, group_frame(t->g->group, t->p[i].frame), UVMM_PAGE_SIZE);
 }
 
-/* Step 3, for pages [i, to), which are neighbours. */
-static void compare_piece(struct batch *t, size_t i, size_t to)
+/* Step 3, for pages [i, to), which are neighbours and ours, and are at `pages`. */
+static void compare_pages(struct batch *t, size_t i, size_t to, const char *pages)
 {
-	size_t bytes = (to - i) * UVMM_PAGE_SIZE, k;
-	bool read = pread(t->g->memfd, t->b->data, bytes,
-			  (off_t)(t->p[i].ppn * UVMM_PAGE_SIZE)) == (ssize_t)bytes;
-
-	for (k = i; k < to; k++)
-		if (t->mine[k] && (!read || !is_same(t, k, t->b->data + (k - i) * UVMM_PAGE_SIZE)))
-			give_up(t, k, SHARE_REFUSED_CHANGED);
+	for (; i < to; i++, pages += UVMM_PAGE_SIZE)
+		if (!is_same(t, i, pages))
+			give_up(t, i, SHARE_REFUSED_CHANGED);
 }
 
+/* In a copy, a piece after the other. */
+static void compare_read(struct batch *t, size_t i, size_t to)
+{
+	size_t end, bytes;
+
+	for (; i < to; i = end) {
+		end = to - i < SHARE_PIECE ? to : i + SHARE_PIECE;
+		bytes = (end - i) * UVMM_PAGE_SIZE;
+		if (pread(t->g->memfd, t->b->data, bytes,
+			  (off_t)(t->p[i].ppn * UVMM_PAGE_SIZE)) == (ssize_t)bytes)
+			compare_pages(t, i, end, t->b->data);
+		else
+			for (; i < end; i++)
+				give_up(t, i, SHARE_REFUSED_CHANGED);
+	}
+}
+
+static void compare_run(struct batch *t, size_t i, size_t to)
+{
+	char *at;
+
+	if (t->e->cfg.via || to - i < VIEW_MIN ||
+	    view_map(&t->b->view, t->g->memfd, t->p[i].ppn, to - i, VIEW_LOOK, &at)) {
+		compare_read(t, i, to);
+		return;
+	}
+	compare_pages(t, i, to, at);
+	view_unmap(&t->b->view);
+}
+
+/* Nobody else's page is looked at: where it is stored a mapping would put zeros. */
 static void compare(struct batch *t)
 {
-	size_t i, to;
+	size_t i = 0, from;
 
-	for (i = 0; i < t->n; i = to) {
-		for (to = i + 1; to < t->n && to - i < SHARE_PIECE && t->p[to].ppn == t->p[to - 1].ppn + 1; to++)
+	while (i < t->n) {
+		for (from = i; i < t->n && t->mine[i] && t->p[i].ppn == t->p[from].ppn + (i - from); i++)
 			;
-		compare_piece(t, i, to);
+		if (i > from)
+			compare_run(t, from, i);
+		else
+			i++;
 	}
 }
 

@@ -3,6 +3,7 @@
 
 #include <jemalloc/jemalloc.h>
 #include <malloc.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <sys/mman.h>
 
@@ -16,6 +17,13 @@
 /* Read by jemalloc before its first allocation. */
 __attribute__((visibility("default"))) const char *malloc_conf =
 	"oversize_threshold:0,retain:false,dirty_decay_ms:1000,muzzy_decay_ms:0";
+
+/* jemalloc's own (weak in our copy of it): large blocks begin at random places in a page, so
+ * that they share less of the CPU's cache. Here it would keep all that processes have alike
+ * from being found alike; and it costs each large block a page. 5.3 has no word for it in
+ * malloc_conf. */
+extern bool je_opt_cache_oblivious;
+bool je_opt_cache_oblivious;
 
 /* What jemalloc lacks of the C library's; its own would give memory that free()
  * does not know. */

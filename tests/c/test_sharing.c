@@ -30,8 +30,12 @@ static void share_until(uvmm_engine *e, uint64_t pages)
 	size_t n;
 	int i;
 
-	for (i = 0; i < 10 && plane_machine(e, &n).shared_pages < pages; i++)
+	for (i = 0; i < 10 && plane_machine(e, &n).shared_pages < pages; i++) {
+		/* An agent that was late is left alone for a second. */
+		if (i > 4)
+			usleep(300000);
 		cpu_ns += share_now(e, 0).cpu_ns;
+	}
 	fprintf(stderr, "  %d passes, %.1f us of CPU a page\n", i,
 		(double)cpu_ns / 1e3 / (double)pages);
 }
@@ -78,16 +82,12 @@ static void test_share_and_split(uint32_t via)
 	struct peer a = plane_guest(e, "a", GUEST_MIB, "g"), b = plane_guest(e, "b", GUEST_MIB, "g");
 	struct uvmm_machine_stats m;
 	struct uvmm_job_result job;
-	uint64_t before;
-	size_t n;
 
 	plane_tell(&a, "fill 0 8192 42");
 	plane_tell(&b, "fill 0 8192 42");
-	before = plane_machine(e, &n).tmpfs_pages;
 	share_until(e, 2 * PAGES);
 	m = check_books(e, 2 * PAGES, PAGES);
-	CHECK(m.tmpfs_pages + PAGES - 100 <= before, "%llu pages, %llu before",
-	      (unsigned long long)m.tmpfs_pages, (unsigned long long)before);
+	CHECK(m.tmpfs_pages <= PAGES + 100, "%llu pages", (unsigned long long)m.tmpfs_pages);
 	CHECK(number(&a, "away 0 8192") == PAGES && number(&a, "maps") < 100, "mappings");
 	plane_tell(&a, "check 0 8192 42");
 	plane_tell(&b, "check 0 8192 42");

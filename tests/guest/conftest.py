@@ -73,9 +73,9 @@ class Place:
 
     def start(self, *argv: str, **given: Any) -> subprocess.Popen[str]:
         """Start the command line and go on."""
+        given = {"env": self.environment, **given}
         return subprocess.Popen(
-            [UVMM, *argv], env=self.environment, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, **given,
+            [UVMM, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **given,
         )
 
 
