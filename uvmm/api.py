@@ -19,12 +19,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from uvmm import schema
+from uvmm.api_look import add_look_routes
 from uvmm.control import PEER
-from uvmm.core import MAP_CELLS_MAX
 from uvmm.daemon import Application
 from uvmm.errors import UvmmError
+from uvmm.figures import figures_of
 from uvmm.log import LOGGER, RECENT_EVENTS, LogEvent
 from uvmm.units import pages_to_bytes
+from uvmm.web.page import add_page_routes
 
 if TYPE_CHECKING:
     from collections import deque
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from uvmm.daemon import Daemon
+    from uvmm.history import History
 
 BODY_BYTES = 64 << 10
 JOBS_AT_ONCE = 8
@@ -48,7 +51,9 @@ def make_app(
     *,
     guest_socket: Path,
     events: deque[LogEvent],
+    history: History,
     shut_down: Callable[[], None],
+    http_port: int | None = None,
 ) -> FastAPI:
     """
     Return the application.
@@ -57,7 +62,9 @@ def make_app(
         daemon: What answers.
         guest_socket: Where guests are to attach.
         events: The newest lines of the log.
+        history: The figures of the past.
         shut_down: Makes the daemon end soon; called from its event loop.
+        http_port: Where the web page is served, None if nowhere.
     """
     app = FastAPI(
         title="uvmm", version="1", docs_url=None, redoc_url=None, responses=_REFUSALS,
@@ -68,6 +75,9 @@ def make_app(
     _add_guest_routes(app, daemon, guest_socket)
     _add_job_routes(app, daemon)
     _add_daemon_routes(app, daemon, events, shut_down)
+    _add_health_route(app, daemon, http_port)
+    add_page_routes(app)
+    add_look_routes(app, daemon, history)
     return app
 
 
@@ -75,7 +85,7 @@ def _add_guest_routes(app: FastAPI, daemon: Daemon, guest_socket: Path) -> None:
     @app.get("/v1/guests")
     async def guests() -> list[schema.GuestFigures]:
         """Return the figures of all guests."""
-        return schema.figures(*await _in_thread(daemon.look))["guests"]
+        return (await _in_thread(lambda: figures_of(daemon)))["guests"]
 
     @app.get("/v1/guests/{name}")
     async def guest(name: str) -> schema.GuestFigures:
@@ -83,14 +93,6 @@ def _add_guest_routes(app: FastAPI, daemon: Daemon, guest_socket: Path) -> None:
         found = await _in_thread(lambda: daemon.guest(name))
         _, stalls = await _in_thread(daemon.look)
         return schema.guest_figures(found, stalls.get(found.id, 0.0))
-
-    @app.get("/v1/guests/{name}/map")
-    async def page_map(
-        name: str, cells: Annotated[int, Query(ge=1, le=MAP_CELLS_MAX)] = 1024
-    ) -> schema.MapAnswer:
-        """Return where a guest's pages are, in so many equal ranges of its memory."""
-        found = await _in_thread(lambda: daemon.page_map(name, cells))
-        return schema.page_map(name, found)
 
     @app.post("/v1/guests", status_code=201)
     async def register(body: schema.GuestRequest, request: Request) -> schema.GuestAnswer:
@@ -140,14 +142,7 @@ def _add_daemon_routes(
     @app.get("/v1/stats")
     async def stats() -> schema.Figures:
         """Return the figures of the machine and all guests."""
-        snapshot, stalls = await _in_thread(daemon.look)
-        return schema.figures(snapshot, stalls, daemon.scan_rate())
-
-    @app.get("/v1/health")
-    async def health() -> schema.Health:
-        """Tell that the daemon serves."""
-        snapshot, _ = await _in_thread(daemon.look)
-        return schema.Health(status="serving", pid=os.getpid(), guests=len(snapshot.guests))
+        return await _in_thread(lambda: figures_of(daemon))
 
     @app.get("/v1/events")
     async def recent(
@@ -161,6 +156,17 @@ def _add_daemon_routes(
         """End the daemon and all guests."""
         shut_down()
         return {"status": "ending"}
+
+
+def _add_health_route(app: FastAPI, daemon: Daemon, http_port: int | None) -> None:
+    @app.get("/v1/health")
+    async def health() -> schema.Health:
+        """Tell that the daemon serves."""
+        snapshot, _ = await _in_thread(daemon.look)
+        return schema.Health(
+            status="serving", pid=os.getpid(), guests=len(snapshot.guests),
+            http_port=http_port,
+        )
 
 
 def _answer_errors(app: FastAPI) -> None:

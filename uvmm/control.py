@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """
-Connections to the control socket: HTTP, and who is at the other end.
+Connections to the control socket, and to the page's port: HTTP, and who is at the other
+end (by TCP nobody: process 0).
 
 A peer may be silent only for so long: before its request is whole, and while it
 does not take its answer. When all connections are in use, a new one takes the
@@ -12,18 +13,24 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from uvmm.host import Peer
 
 if TYPE_CHECKING:
     import asyncio
+    from contextlib import AbstractContextManager
+
+    from starlette.types import ASGIApp
 
 CONNECTIONS = 256
 PEER = "peer"  # in the state of each request: the `Peer` that asks
 SILENCE_S = 5.0
+DRAIN_S = 2
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred
 
 
@@ -96,6 +103,22 @@ class Connection(H11Protocol):
             # It counts until its loss is told, which may be after our request is read.
             self.connections.discard(oldest)
             oldest.transport.abort()
+
+
+class Server(uvicorn.Server):
+    """Serves connections; leaves signals to the daemon."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", http=Connection,
+                ws="none", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=DRAIN_S,
+            )
+        )
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Do nothing."""
+        return nullcontext()
 
 
 def _peer(transport: asyncio.Transport) -> Peer:

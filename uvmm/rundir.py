@@ -6,6 +6,7 @@ A daemon's run directory: what lies where, its lock and its record.
     daemon.lock    held while it lives    daemon.pid   its process, once it serves
     daemon.log     one JSON object a line state.json   what a crash would leave
     machine/       machine memory         mem/         the memory filesystem
+    http.token     opens the web page, if there is one (`uvmm up --http`)
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ class RunDir:
         return self.path / "daemon.log"
 
     @property
+    def http_token(self) -> Path:
+        """What opens the API on TCP."""
+        return self.path / "http.token"
+
+    @property
     def state(self) -> Path:
         """The daemon's record."""
         return self.path / "state.json"
@@ -71,6 +77,7 @@ class RunDir:
         return [
             self.control_socket, self.guest_socket, self.pid, self.state,
             self.state.with_suffix(".new"), self.log, self.log.with_suffix(".log.1"),
+            self.http_token,
         ]
 
     def directories(self) -> list[Path]:

@@ -203,6 +203,7 @@ class Health(TypedDict):
     status: Literal["serving"]
     pid: int
     guests: int
+    http_port: int | None
 
 
 class ErrorAnswer(TypedDict):

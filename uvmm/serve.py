@@ -17,19 +17,20 @@ import os
 import signal
 import socket
 import sys
-from contextlib import ExitStack, nullcontext, suppress
+import time
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvicorn
-
 from uvmm import host, leftovers, machine_settings, rundir
 from uvmm.api import make_app
-from uvmm.control import CONNECTIONS, Connection
+from uvmm.control import CONNECTIONS, Server
 from uvmm.core import Engine, EngineConfig, EventKind
 from uvmm.daemon import Daemon
 from uvmm.errors import BadInputError, DaemonStartError, EngineError, NotReadyError, UvmmError
+from uvmm.figures import remember
+from uvmm.history import History, bytes_for
 from uvmm.log import LOGGER, open_log, tell
 from uvmm.sense import PERIOD_S
 from uvmm.settings import (
@@ -37,16 +38,19 @@ from uvmm.settings import (
     Settings,
     Sizes,
     check_run_dir,
+    http_port,
     resolve,
     share_cpu_permille,
     swap_path,
 )
 from uvmm.units import LARGEST_BYTES, bytes_to_pages, format_size
+from uvmm.web.gate import Gate
+from uvmm.web.listen import LOOPBACK, listen
+from uvmm.web.page import PAGE_PATHS
 
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from uvmm.core import Event
     from uvmm.host import Process
@@ -54,7 +58,6 @@ if TYPE_CHECKING:
     from uvmm.rundir import Record, RunDir
 
 FIRST_GUEST_WAIT_S = 20.0  # of a daemon that ends with its last guest
-DRAIN_S = 2
 EMPTY_CHECK_S = 1.0
 _NO_PASSTHROUGH = (errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM)
 
@@ -92,24 +95,18 @@ async def serve(settings: Settings, ready: Callable[[str], bool]) -> None:
         loop.add_signal_handler(number, stop.set)
     with ExitStack() as undo:
         parts = _open(settings, undo)
-        control = _listen(parts.run_dir, parts.group)
-        undo.callback(control.close)
-        app = make_app(
-            parts.daemon, guest_socket=parts.run_dir.guest_socket, events=parts.events,
-            shut_down=stop.set,
-        )
         pump = _EventPump(parts.engine, parts.daemon)
         loop.add_reader(parts.engine.event_fd, pump.drain)
         undo.callback(loop.remove_reader, parts.engine.event_fd)
-        server = _Server(
-            uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="off", http=Connection,
-                ws="none", limit_concurrency=CONNECTIONS,
-                timeout_graceful_shutdown=DRAIN_S,
+        servers = _servers(settings, parts, stop, undo)
+        tasks = [
+            asyncio.create_task(server.serve(sockets=[link])) for server, link in servers
+        ]
+        tasks += [
+            asyncio.create_task(task) for task in (
+                _tick(parts.daemon, stop), remember(parts.daemon, parts.history, stop),
             )
-        )
-        serving = asyncio.create_task(server.serve(sockets=[control]))
-        ticking = asyncio.create_task(_tick(parts.daemon, stop))
+        ]
         ending = asyncio.create_task(_end_when_empty(parts.daemon, pump, stop, settings))
         parts.run_dir.pid.write_text(f"{os.getpid()}\n")
         if not settings.foreground:
@@ -118,9 +115,10 @@ async def serve(settings: Settings, ready: Callable[[str], bool]) -> None:
             stop.set()
         await stop.wait()
         tell("ending")
-        server.should_exit = True
+        for server, _ in servers:
+            server.should_exit = True
         ending.cancel()
-        await asyncio.gather(serving, ticking, ending, return_exceptions=True)
+        await asyncio.gather(*tasks, ending, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,14 +127,8 @@ class _Parts:
     engine: Engine
     daemon: Daemon
     events: deque[LogEvent]
+    history: History
     group: int | None
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the daemon."""
-
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        return nullcontext()
 
 
 class _EventPump:
@@ -196,7 +188,11 @@ def _open(settings: Settings, undo: ExitStack) -> _Parts:
         f"machine memory {format_size(sizes.memory_bytes)}, "
         f"swap {format_size(sizes.swap_bytes)}{place}"
     )
-    return _Parts(run_dir=run_dir, engine=engine, daemon=daemon, events=events, group=group)
+    history = History(started_s=time.time(), bytes_max=bytes_for(sizes.memory_bytes))
+    return _Parts(
+        run_dir=run_dir, engine=engine, daemon=daemon, events=events, history=history,
+        group=group,
+    )
 
 
 def _check_words(settings: Settings) -> None:
@@ -204,6 +200,7 @@ def _check_words(settings: Settings) -> None:
     if settings.memory_via not in (None, *VIA):
         raise BadInputError(f"--memory-via {settings.memory_via}: give one of {', '.join(VIA)}")
     share_cpu_permille(settings)
+    http_port(settings)
     host.free_disk_bytes(swap_path(settings).parent)
     resolve(settings, ram_bytes=host.ram_bytes(), free_disk_bytes=LARGEST_BYTES)
 
@@ -281,6 +278,26 @@ def _listen(run_dir: RunDir, group: int | None) -> socket.socket:
         run_dir.control_socket.chmod(0o660)
     control.listen(CONNECTIONS)
     return control
+
+
+def _servers(
+    settings: Settings, parts: _Parts, stop: asyncio.Event, undo: ExitStack
+) -> list[tuple[Server, socket.socket]]:
+    """Return what serves the control socket and, if it is wanted, the page's port."""
+    control = _listen(parts.run_dir, parts.group)
+    undo.callback(control.close)
+    port = http_port(settings)
+    page = None if port is None else listen(parts.run_dir, port, parts.group, undo)
+    app = make_app(
+        parts.daemon, guest_socket=parts.run_dir.guest_socket, events=parts.events,
+        history=parts.history, http_port=page.port if page else None, shut_down=stop.set,
+    )
+    servers = [(Server(app), control)]
+    if page is not None:
+        gate = Gate(app, token=page.token, port=page.port, open_paths=PAGE_PATHS)
+        servers.append((Server(gate), page.link))
+        tell(f"the web page is at {LOOPBACK} port {page.port}")
+    return servers
 
 
 async def _tick(daemon: Daemon, stop: asyncio.Event) -> None:

@@ -23,6 +23,7 @@ DEFAULT_MEMORY_BYTES = 256 << 20  # on a host where the percentage is less
 DEFAULT_SWAP_TIMES = 2  # as large as memory: guests overcommit by three
 DEFAULT_SHARE_CPU_PERMILLE = 50
 LARGEST_SHARE_CPU_PERCENT = 100
+LARGEST_PORT = 65535
 SOCKET_PATH_BYTES = 107  # of a unix socket, without NUL
 _LONGEST_SOCKET = "/control.sock"
 
@@ -38,6 +39,7 @@ class Settings:
     memory_via: str | None = None
     group: str | None = None
     share_cpu: str | None = None
+    http: str | None = None
     force: bool = False
     exit_when_empty: bool = False
     foreground: bool = False
@@ -102,6 +104,24 @@ def share_cpu_permille(settings: Settings) -> int:
             f"(never look) to {LARGEST_SHARE_CPU_PERCENT}, such as 5%"
         )
     return int(percent * 10)
+
+
+def http_port(settings: Settings) -> int | None:
+    """
+    Return the TCP port of the web page, 0 for any, None for no page.
+
+    Raises:
+        BadInputError: If it is no port number.
+    """
+    given = settings.http
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdigit()) or len(given) > 5 or int(given) > LARGEST_PORT:
+        raise BadInputError(
+            f"--http {shown(given)}: a port number is expected, 1 to {LARGEST_PORT}, or 0 for "
+            "any that is free"
+        )
+    return int(given)
 
 
 def check_run_dir(run_dir: str) -> None:

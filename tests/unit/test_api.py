@@ -21,6 +21,7 @@ from uvmm.api import BODY_BYTES, make_app
 from uvmm.control import PEER
 from uvmm.core import Event, EventKind
 from uvmm.daemon import Daemon
+from uvmm.history import History
 from uvmm.host import Peer, child, process
 from uvmm.model import Moved, Snapshot
 
@@ -84,10 +85,15 @@ def no_child_is_left() -> Iterator[None]:
         CHILDREN.pop().wait()
 
 
+def a_history() -> History:
+    return History(started_s=0.0, bytes_max=1 << 20)
+
+
 def new_app() -> FastAPI:
     daemon = Daemon(cast("Engine", NoEngine()), on_change=lambda _: None)
     return make_app(
-        daemon, guest_socket=Path("/g.sock"), events=deque(), shut_down=lambda: None
+        daemon, guest_socket=Path("/g.sock"), events=deque(), history=a_history(),
+        shut_down=lambda: None,
     )
 
 
@@ -253,7 +259,10 @@ def test_a_guest_that_ends_during_its_admission_is_not_kept() -> None:
             return created
 
     daemon = Daemon(cast("Engine", Ending()), on_change=lambda _: None)
-    app = make_app(daemon, guest_socket=Path("/g"), events=deque(), shut_down=lambda: None)
+    app = make_app(
+        daemon, guest_socket=Path("/g"), events=deque(), history=a_history(),
+        shut_down=lambda: None,
+    )
     assert register(app).status_code == 201
     assert daemon.empty()
     assert register(app).status_code == 503

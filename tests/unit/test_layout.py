@@ -93,8 +93,9 @@ def test_the_way_of_uvmm_run_is_short() -> None:
 
 
 def test_files_are_short_and_product_needs_only_what_it_declares() -> None:
-    declared = {"cffi", "click", "fastapi", "matplotlib", "pydantic", "rich", "typer",
-                "uvicorn", "starlette", "anyio", "typing_extensions", "uvmm"}
+    declared = {"anyio", "cffi", "click", "fastapi", "matplotlib", "prometheus_client",
+                "pydantic", "rich", "starlette", "textual", "typer", "typing_extensions",
+                "uvicorn", "uvmm"}
     for source in sources():
         assert len(source.read_text().splitlines()) <= LINES_MAX, source
         for module in imported(source):

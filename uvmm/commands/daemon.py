@@ -53,6 +53,10 @@ def up(
         str | None,
         typer.Option(metavar="PERCENT", help="Of one CPU, to look for equal pages; 5%."),
     ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(metavar="PORT", help="Serve the web page on 127.0.0.1; see 'uvmm web'."),
+    ] = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="Do not return.")] = False,
     force: Annotated[
         bool,
@@ -64,7 +68,7 @@ def up(
 
     options = {
         "memory": memory, "swap": swap, "swap_size": swap_size,
-        "memory_via": memory_via, "group": group, "share_cpu": share_cpu,
+        "memory_via": memory_via, "group": group, "share_cpu": share_cpu, "http": http,
     }
     given = {key: value for key, value in options.items() if value is not None}
     if swap is not None:
@@ -78,7 +82,7 @@ def up(
         run_dir=str(run_dir_of(run_dir).path), memory=given.get("memory"),
         swap=given.get("swap"), swap_size=given.get("swap_size"),
         memory_via=given.get("memory_via"), group=given.get("group"),
-        share_cpu=given.get("share_cpu"),
+        share_cpu=given.get("share_cpu"), http=given.get("http"),
         force=force, foreground=foreground,
     )
     if foreground:

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+"""The part of the API by which one looks: page maps, history, metrics."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+from anyio import to_thread
+from fastapi import Query, Request
+from fastapi.responses import Response
+
+from uvmm import schema
+from uvmm.core import MAP_CELLS_MAX
+from uvmm.figures import figures_of
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from uvmm.daemon import Daemon
+    from uvmm.history import History
+
+LARGEST_NUMBER = 1 << 62
+
+
+def add_look_routes(app: FastAPI, daemon: Daemon, history: History) -> None:
+    """Add them to *app*; none of them changes anything."""
+
+    @app.get("/v1/guests/{name}/map")
+    async def page_map(
+        name: str, cells: Annotated[int, Query(ge=1, le=MAP_CELLS_MAX)] = 1024
+    ) -> schema.MapAnswer:
+        """Return where a guest's pages are, in so many equal ranges of its memory."""
+        found = await to_thread.run_sync(lambda: daemon.page_map(name, cells))
+        return schema.page_map(name, found)
+
+    @app.get("/v1/history")
+    async def told(
+        since: Annotated[int, Query(ge=0, le=LARGEST_NUMBER)] = 0,
+    ) -> Response:
+        """
+        Return the figures of the past, after sample number `since`, in columns.
+
+        {started_at, last, numbers, at_seconds, machine: {figure: [...]},
+        guests: [{name, number, first, figure: [...]}]}: a guest's columns begin with
+        sample `first` of those returned. Numbers begin anew with each daemon, which
+        `started_at` tells apart.
+        """
+        words = await to_thread.run_sync(lambda: json.dumps(history.told(since)))
+        return Response(words, media_type="application/json")
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        """Return the figures for Prometheus."""
+        accept = request.headers.get("accept", "")
+
+        def exposed() -> tuple[bytes, str]:
+            # Not earlier: most daemons are never asked, and pay for their own memory.
+            from uvmm.metrics import exposition  # noqa: PLC0415
+
+            return exposition(figures_of(daemon), accept)
+
+        text, kind = await to_thread.run_sync(exposed)
+        return Response(text, headers={"Content-Type": kind})
