@@ -8,6 +8,7 @@
 #include "clock.h"
 #include "engine.h"
 #include "locks.h"
+#include "split.h"
 
 /* Faster than two CPUs touch fresh large pages (8 GB/s each were measured). */
 #define TOUCH_PAGES_PER_S (16ull * 1000 * 1000 * 1000 / UVMM_PAGE_SIZE)
@@ -18,7 +19,9 @@
 #define GROWTH_AHEAD_NS (250 * NS_PER_MS)
 #define BLOCK_MAX_NS NS_PER_S
 #define SPLIT_AHEAD 8                   /* one shared page of so many */
-#define SPLIT_UNSEEN 16                 /* the same, until it is noticed */
+#define SPLIT_UNSEEN 16                 /* the same, at least, until it is noticed */
+#define SUSPECT_NS (5 * NS_PER_MS)
+#define SUSPECT_EACH_NS (NS_PER_MS / 4) /* for each guest: a twentieth of the time at most */
 #define SMALLEST_PAGES 2048u            /* 8 MiB */
 
 static int64_t clamp(int64_t v, int64_t lo, int64_t hi)
@@ -53,13 +56,21 @@ void pressure_give(struct pressure *p, int64_t pages)
 	atomic_fetch_add(&p->headroom, pages);
 }
 
+/* Pages that were split and are not in the books yet, as far as is known. */
+static int64_t unseen_splits(struct uvmm_engine *e)
+{
+	uint64_t unseen = atomic_load(&e->sharing.unseen_pages);
+	uint64_t least = atomic_load(&e->sharing.shared_pages) / SPLIT_UNSEEN;
+
+	return (int64_t)(unseen > least ? unseen : least);
+}
+
 int64_t pressure_refresh(struct uvmm_engine *e)
 {
 	struct pressure *p = &e->pressure;
 	int64_t left = (int64_t)p->total_pages - (int64_t)atomic_load(&p->daemon_pages) -
 		       (int64_t)atomic_load(&e->sharing.split_pages) -
-		       (int64_t)(atomic_load(&e->sharing.shared_pages) / SPLIT_UNSEEN) -
-		       (int64_t)machine_used_pages(&e->machine);
+		       unseen_splits(e) - (int64_t)machine_used_pages(&e->machine);
 
 	atomic_store(&p->headroom, left);
 	return left;
@@ -243,12 +254,30 @@ static uint64_t next_look_ns(const struct pressure *p, int64_t left)
 	return ns < LOOK_MIN_NS ? LOOK_MIN_NS : ns > LOOK_MAX_NS ? LOOK_MAX_NS : ns;
 }
 
+/* Shared pages are split without a word to anybody: when memory is short, that is looked for
+ * here, as the scanner may not get a CPU. When to do so again. */
+static uint64_t suspect(struct uvmm_engine *e, uint64_t now_ns)
+{
+	uint64_t pause_ns = SUSPECT_NS;
+	struct guest *g;
+	size_t at = 0;
+
+	if (!atomic_load(&e->pressure.is_tight) || !atomic_load(&e->sharing.shared_pages))
+		return now_ns + pause_ns;
+	while ((g = guest_next_entered(&e->registry, &at))) {
+		split_suspect(e, g);
+		guest_leave(g);
+		pause_ns += SUSPECT_EACH_NS;
+	}
+	return now_ns + pause_ns;
+}
+
 static void *guard_main(void *arg)
 {
 	struct uvmm_engine *e = arg;
 	struct pressure *p = &e->pressure;
 	struct sched_param rt = { .sched_priority = 1 };
-	uint64_t daemon_at = 0, last_at = clock_ns();
+	uint64_t daemon_at = 0, suspect_at = 0, last_at = clock_ns();
 	int64_t last = pressure_refresh(e), growth = 0;
 
 	/* The guard works for microseconds at a time, and a guest that keeps all
@@ -264,6 +293,8 @@ static void *guard_main(void *arg)
 			atomic_store(&p->daemon_pages, machine_daemon_pages());
 			daemon_at = now;
 		}
+		if (now >= suspect_at)
+			suspect_at = suspect(e, now);
 		left = pressure_refresh(e);
 		if (now > last_at) {
 			int64_t rate = (last - left) * (int64_t)(NS_PER_S / 1000) /

@@ -90,6 +90,7 @@ static void came_home(struct uvmm_engine *e, struct guest *g, const struct uvmm_
 	set_home(g, run->ppn, run->pages);
 	atomic_fetch_sub(&g->sharing.split_pages, split);
 	atomic_fetch_sub(&e->sharing.split_pages, split);
+	atomic_fetch_sub(&g->sharing.own_pages, split);
 	sharing_count(&e->sharing, &g->sharing, -(int64_t)(run->pages - split));
 	atomic_fetch_add(&e->sharing.homed, run->pages);
 }
@@ -204,6 +205,7 @@ void share_forget(struct uvmm_engine *e, struct guest *g)
 	order_forget(g);
 	atomic_fetch_sub(&e->sharing.split_pages, atomic_load(&g->sharing.split_pages));
 	atomic_fetch_sub(&e->sharing.shared_pages, atomic_load(&g->sharing.shared_pages));
+	atomic_fetch_sub(&e->sharing.unseen_pages, atomic_exchange(&g->sharing.unseen_pages, 0));
 	for (chunk = 0; chunk < g->pmap.chunks; chunk++)
 		if (pmap_chunk_away(&g->pmap, chunk))
 			forget_chunk(g, chunk);

@@ -59,6 +59,7 @@ struct guest_sharing {
 	_Atomic uint64_t mappings;      /* about so many has sharing made */
 	_Atomic uint64_t scanned;       /* pages looked at */
 	_Atomic uint64_t own_pages;     /* of the process, not guest memory, when last looked */
+	_Atomic uint64_t unseen_pages;  /* so many more has it since: splits, maybe */
 	_Atomic uint64_t deaf_until_ns; /* its agent did not answer */
 	_Atomic uint32_t discards;      /* that go on: no order is sent (share.h) */
 };
@@ -67,7 +68,7 @@ struct sharing {
 	_Atomic uint64_t merged, zero, splits, homed, scanned, passes;
 	_Atomic uint64_t cpu_ns;        /* of all threads, for sharing */
 	_Atomic uint64_t answers_ns;    /* of these, for what agents answer */
-	_Atomic uint64_t shared_pages, split_pages;     /* now */
+	_Atomic uint64_t shared_pages, split_pages, unseen_pages;       /* now */
 	_Atomic uint64_t refused[SHARE_REFUSALS];
 };
 

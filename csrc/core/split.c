@@ -76,6 +76,25 @@ static void look_in(struct uvmm_engine *e, struct guest *g, uint64_t chunk)
 			notice(e, g, ppn + i);
 }
 
+static void set_unseen(struct uvmm_engine *e, struct guest *g, uint64_t pages)
+{
+	uint64_t former = atomic_exchange(&g->sharing.unseen_pages, pages);
+
+	atomic_fetch_add(&e->sharing.unseen_pages, pages - former);
+}
+
+void split_suspect(struct uvmm_engine *e, struct guest *g)
+{
+	uint64_t shared = atomic_load(&g->sharing.shared_pages), own, before;
+
+	if (g->pagemap_fd < 0 || !(shared | atomic_load(&g->sharing.unseen_pages)))
+		return;
+	own = own_pages(g);
+	before = atomic_load(&g->sharing.own_pages);
+	own = own > before ? own - before : 0;
+	set_unseen(e, g, own < shared ? own : shared);
+}
+
 bool split_look(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
 {
 	uint64_t before = atomic_load(&g->sharing.splits), own, chunk;
@@ -93,6 +112,7 @@ bool split_look(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
 		pmap_chunk_release(&g->pmap, chunk);
 	}
 	atomic_store(&g->sharing.own_pages, own);
+	set_unseen(e, g, 0);
 	return atomic_load(&g->sharing.splits) > before;
 }
 

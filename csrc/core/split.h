@@ -26,6 +26,8 @@ struct uvmm_engine;
 int split_open(const struct guest *g);
 /* Notices splits, if there is a sign of any; true if there were some. */
 bool split_look(struct uvmm_engine *e, struct guest *g, uint64_t now_ns);
+/* Takes note of how many may have split since the last look: quick, and for any thread. */
+void split_suspect(struct uvmm_engine *e, struct guest *g);
 /* Brings home what is cold. */
 void split_home_cold(struct uvmm_engine *e, struct guest *g, struct share_buffer *b);
 
