@@ -26,6 +26,7 @@ class FileConfig(BaseModel):
     memory_via: Literal["fuse", "descriptor"] | None = None
     group: str | None = None
     share_cpu: str | int | float | None = None
+    idle_cost: str | int | float | None = None
     http: str | int | None = None
 
 

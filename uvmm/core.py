@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 GUESTS_MAX: int = lib.UVMM_GUESTS_MAX
 SAMPLE_PAGES_MAX: int = lib.UVMM_SAMPLE_PAGES_MAX
 PAGE_BYTES = 4096
-IDLE_COST_PERMILLE = 4
 MAP_CELLS_MAX: int = lib.UVMM_MAP_CELLS_MAX
 MAP_STATES = tuple(
     name.removeprefix("UVMM_MAP_").lower()
@@ -67,7 +66,7 @@ class EngineConfig:
     via: str
     group: int | None
     share_cpu_permille: int
-    idle_cost_permille: int = IDLE_COST_PERMILLE
+    idle_cost_permille: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

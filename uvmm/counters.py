@@ -73,6 +73,14 @@ def _refusal(why: str, meaning: str) -> Counter:
     )
 
 
+def _idle(seconds: int) -> Counter:
+    return Counter(
+        key=f"idle.for_{seconds}s_bytes", metric="guest_idle_bytes",
+        label=("seconds", str(seconds)),
+        meaning=f"resident, and not touched for {seconds} s or more, as far as known",
+    )
+
+
 MACHINE = (
     _gauge("total_bytes", "memory_limit_bytes", "the budget: machine memory"),
     _gauge("used_bytes", "memory_used_bytes",
@@ -172,10 +180,20 @@ GUEST = (
            "what its balloon was asked to take"),
     _pages("balloon_given_pages", "guest_balloon_given_bytes", "what it took of that"),
     _pages("popped_pages", "guest_balloon_popped_bytes", "pages touched in its balloon"),
+    _count("cpu_seconds", "guest_cpu_seconds", "CPU time of its process, but uvmm's"),
+    _count("samples", "guest_samples", "samples of its pages that were begun"),
+    _gauge("sampled_pages", "guest_sampled_pages", "pages that are watched now"),
+    _gauge("sample_touched_pages", "guest_sample_touched_pages",
+           "of these: touched since the sample began"),
+    *(_idle(seconds) for seconds in (1, 2, 4, 8, 16, 32, 64, 128)),
+    _pages("idle_scanned_pages", "guest_idle_scanned_bytes",
+           "pages that were in use when the scan for idle ones looked"),
+    _count("blocks", "guest_blocks", "times that it had to wait, as memory was very low"),
 )
 
 # Of metrics that several figures share.
 FAMILIES = {
+    "guest_idle_bytes": "resident memory not touched for so many seconds or more",
     "guest_memory_bytes": "where the guest's pages are; the sum over all places is its max",
     "share_refused_pages": "pages that had a twin and were not shared, by reason",
 }

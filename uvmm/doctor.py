@@ -191,7 +191,7 @@ def _try_engine(via: str) -> str:
         config = EngineConfig(
             run_dir=Path(directory), swap_path=Path(directory) / "swap",
             memory_pages=_TRIAL_PAGES, swap_pages=256, via=via, group=None,
-            share_cpu_permille=0,
+            share_cpu_permille=0, idle_cost_permille=0,
         )
         try:
             Engine(config).stop()

@@ -129,6 +129,19 @@ class MachineFigures(TypedDict):
     sharing: SharingFigures
 
 
+class IdleFigures(TypedDict):
+    """Resident memory that was not touched for so many seconds or more, as far as known."""
+
+    for_1s_bytes: int
+    for_2s_bytes: int
+    for_4s_bytes: int
+    for_8s_bytes: int
+    for_16s_bytes: int
+    for_32s_bytes: int
+    for_64s_bytes: int
+    for_128s_bytes: int
+
+
 class GuestFigures(TypedDict):
     """
     A guest; the seven places of its pages add up to `max_bytes`.
@@ -174,6 +187,13 @@ class GuestFigures(TypedDict):
     balloon_asked_pages: int
     balloon_given_pages: int
     popped_pages: int
+    cpu_seconds: float
+    samples: int
+    sampled_pages: int
+    sample_touched_pages: int
+    idle: IdleFigures
+    idle_scanned_pages: int
+    blocks: int
 
 
 class Figures(TypedDict):
@@ -255,6 +275,16 @@ def _sharing_figures(sharing: Sharing, scan_rate: float) -> SharingFigures:
     )
 
 
+def _idle(guest: Guest) -> IdleFigures:
+    pages = guest.idle_pages or (0,) * 8
+    ages = [pages_to_bytes(count) for count in pages]
+    return IdleFigures(
+        for_1s_bytes=ages[0], for_2s_bytes=ages[1], for_4s_bytes=ages[2],
+        for_8s_bytes=ages[3], for_16s_bytes=ages[4], for_32s_bytes=ages[5],
+        for_64s_bytes=ages[6], for_128s_bytes=ages[7],
+    )
+
+
 def guest_figures(guest: Guest, stall_percent: float) -> GuestFigures:
     """Tell *guest* in bytes and seconds."""
     return GuestFigures(
@@ -293,6 +323,11 @@ def guest_figures(guest: Guest, stall_percent: float) -> GuestFigures:
         balloon_asked_pages=guest.balloon_asked_pages,
         balloon_given_pages=guest.balloon_given_pages,
         popped_pages=guest.popped_pages,
+        cpu_seconds=guest.run_ns / 1e9,
+        samples=guest.samples, sampled_pages=guest.sampled_pages,
+        sample_touched_pages=guest.sample_touched_pages,
+        idle=_idle(guest), idle_scanned_pages=guest.idle_scanned_pages,
+        blocks=guest.blocks,
     )
 
 

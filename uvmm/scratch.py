@@ -65,6 +65,10 @@ class GuestFigures(TypedDict):
     balloon_asked_pages: int
     balloon_given_pages: int
     popped_pages: int
+    cpu_seconds: float
+    sampled_pages: int
+    sample_touched_pages: int
+    idle: dict[str, int]
 
 
 class MachineFigures(TypedDict):
@@ -138,6 +142,7 @@ class Scratch:
         swap_dir: Path | None = None,
         memory_via: str | None = None,
         share_cpu: int | None = None,
+        idle_cost: float | None = None,
     ) -> None:
         """
         Describe the daemon; entering the block starts it.
@@ -149,6 +154,7 @@ class Scratch:
             swap_dir: Where the swap file goes; by default a directory on disk.
             memory_via: `fuse` or `descriptor`; by default what the kernel has.
             share_cpu: Percent of a CPU to look for pages to share with.
+            idle_cost: Percent of guests' CPU time to look for idle pages with.
         """
         self._purpose = purpose
         self._memory_bytes = memory_bytes
@@ -156,6 +162,7 @@ class Scratch:
         self._swap_dir = swap_dir or Path("/var/tmp")
         self._memory_via = memory_via
         self._share_cpu = share_cpu
+        self._idle_cost = idle_cost
         self._launched: list[subprocess.Popen[str]] = []
         self.run_dir = Path()
         self.swap_file = Path()
@@ -178,6 +185,8 @@ class Scratch:
             argv += ["--memory-via", self._memory_via]
         if self._share_cpu is not None:
             argv += ["--share-cpu", str(self._share_cpu)]
+        if self._idle_cost is not None:
+            argv += ["--idle-cost", str(self._idle_cost)]
         try:
             self._start_daemon(argv)
         except BaseException:

@@ -39,6 +39,7 @@ from uvmm.settings import (
     Sizes,
     check_run_dir,
     http_port,
+    idle_cost_permille,
     resolve,
     share_cpu_permille,
     swap_path,
@@ -200,6 +201,7 @@ def _check_words(settings: Settings) -> None:
     if settings.memory_via not in (None, *VIA):
         raise BadInputError(f"--memory-via {settings.memory_via}: give one of {', '.join(VIA)}")
     share_cpu_permille(settings)
+    idle_cost_permille(settings)
     http_port(settings)
     host.free_disk_bytes(swap_path(settings).parent)
     resolve(settings, ram_bytes=host.ram_bytes(), free_disk_bytes=LARGEST_BYTES)
@@ -234,6 +236,7 @@ def _engine(run_dir: RunDir, settings: Settings, sizes: Sizes, group: int | None
         swap_pages=bytes_to_pages(sizes.swap_bytes),
         via=settings.memory_via or VIA[0], group=group,
         share_cpu_permille=share_cpu_permille(settings),
+        idle_cost_permille=idle_cost_permille(settings),
     )
     try:
         return Engine(config)

@@ -22,7 +22,7 @@ DEFAULT_RAM_PERCENT = 25
 DEFAULT_MEMORY_BYTES = 256 << 20  # on a host where the percentage is less
 DEFAULT_SWAP_TIMES = 2  # as large as memory: guests overcommit by three
 DEFAULT_SHARE_CPU_PERMILLE = 50
-LARGEST_SHARE_CPU_PERCENT = 100
+DEFAULT_IDLE_COST_PERMILLE = 4
 LARGEST_PORT = 65535
 SOCKET_PATH_BYTES = 107  # of a unix socket, without NUL
 _LONGEST_SOCKET = "/control.sock"
@@ -39,6 +39,7 @@ class Settings:
     memory_via: str | None = None
     group: str | None = None
     share_cpu: str | None = None
+    idle_cost: str | None = None
     http: str | None = None
     force: bool = False
     exit_when_empty: bool = False
@@ -90,18 +91,35 @@ def share_cpu_permille(settings: Settings) -> int:
     Raises:
         BadInputError: If it is no percentage from 0 to 100.
     """
-    given = settings.share_cpu
-    if given is None:
+    if settings.share_cpu is None:
         return DEFAULT_SHARE_CPU_PERMILLE
+    return _permille("--share-cpu", settings.share_cpu, of="one CPU", such_as="5%")
+
+
+def idle_cost_permille(settings: Settings) -> int:
+    """
+    Return how much of a guest's CPU time the look for its idle pages may cost, in thousandths.
+
+    Raises:
+        BadInputError: If it is no percentage from 0 to 100.
+    """
+    if settings.idle_cost is None:
+        return DEFAULT_IDLE_COST_PERMILLE
+    return _permille(
+        "--idle-cost", settings.idle_cost, of="a guest's CPU time", such_as="0.4%"
+    )
+
+
+def _permille(option: str, given: str, *, of: str, such_as: str) -> int:
     try:
         percent = Decimal(given.strip().removesuffix("%").rstrip())
     except InvalidOperation:
         percent = Decimal(-1)
     # Not a number compares as no number does.
-    if not (percent.is_finite() and 0 <= percent <= LARGEST_SHARE_CPU_PERCENT):
+    if not (percent.is_finite() and 0 <= percent <= 100):
         raise BadInputError(
-            f"--share-cpu {shown(given)}: a percentage of one CPU is expected, from 0 "
-            f"(never look) to {LARGEST_SHARE_CPU_PERCENT}, such as 5%"
+            f"{option} {shown(given)}: a percentage of {of} is expected, from 0 "
+            f"(never look) to 100, such as {such_as}"
         )
     return int(percent * 10)
 

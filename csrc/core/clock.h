@@ -28,6 +28,17 @@ static inline uint64_t clock_thread_ns(void)
 	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
+/* CPU time of a process, of all its threads that ever were; 0 if there is none. */
+static inline uint64_t clock_process_ns(int32_t pid)
+{
+	struct timespec t;
+	clockid_t id;
+
+	if (clock_getcpuclockid(pid, &id) || clock_gettime(id, &t))
+		return 0;
+	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
 static inline void clock_sleep_ns(uint64_t ns)
 {
 	struct timespec t = {

@@ -131,6 +131,11 @@ static int start_serving(struct uvmm_engine *e, char *err)
 		snprintf(err, UVMM_ERR_BYTES, "cannot start the scanner: %s", strerror(-rc));
 		goto no_scanner;
 	}
+	rc = watcher_start(e);
+	if (rc) {
+		snprintf(err, UVMM_ERR_BYTES, "cannot start the watcher: %s", strerror(-rc));
+		goto no_watcher;
+	}
 	rc = start_memfs(e, dir, err);
 	if (rc)
 		goto no_memfs;
@@ -139,6 +144,8 @@ static int start_serving(struct uvmm_engine *e, char *err)
 		return 0;
 	stop_memfs(e, dir);
 no_memfs:
+	watcher_stop(e);
+no_watcher:
 	scanner_stop(e);
 no_scanner:
 	pressure_stop(e);
@@ -254,6 +261,7 @@ void uvmm_engine_stop(uvmm_engine *e)
 		clock_sleep_ns(END_POLL_NS);
 	session_stop(e);
 	stop_memfs(e, dir);
+	watcher_stop(e);
 	scanner_stop(e);
 	pressure_stop(e);
 	reclaim_stop(e);

@@ -17,6 +17,7 @@
 #include "session.h"
 #include "sharing.h"
 #include "tier.h"
+#include "watcher.h"
 #include "uvmm_core.h"
 
 #define ENGINE_TIERS 1u         /* indexed by enum uvmm_tier */
@@ -31,6 +32,7 @@ struct uvmm_engine {
 	struct faults faults;
 	struct reclaimer reclaimer;
 	struct scanner scanner;
+	struct watcher watcher;
 	struct memfs *memfs;
 	struct session *session;
 	_Atomic int64_t chunks_by_page; /* to load before a large page is tried again */

@@ -22,8 +22,10 @@ int uvmm_guest_sample(uvmm_engine *e, uint64_t id, uint32_t pages)
 	if (!pages || pages > UVMM_SAMPLE_PAGES_MAX)
 		return -EINVAL;
 	rc = enter(e, id, &g);
-	if (!rc)
-		guest_leave(g);
+	if (rc)
+		return rc;
+	rc = sample_begin(e, g, pages);
+	guest_leave(g);
 	return rc;
 }
 

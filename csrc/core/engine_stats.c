@@ -61,11 +61,14 @@ static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 		.share_zero_pages = atomic_load(&g->sharing.zero),
 		.share_scanned_pages = atomic_load(&g->sharing.scanned),
 		.share_mappings = atomic_load(&g->sharing.mappings),
+		/* So far the agent's; see ask_kernel(). */
+		.run_ns = atomic_load(&g->activity.zaps.agent_ns),
 		.blocked_until_ns = atomic_load(&g->blocked_until_ns),
 		.blocks = atomic_load(&g->blocks),
 	};
 	memcpy(s->name, g->name, sizeof(s->name));
 	balloon_fill(&g->balloon, s);
+	activity_fill(&g->activity, s);
 }
 
 /* What the kernel says of the process: threads without ours, at least 1; CPU time; and its
@@ -75,8 +78,7 @@ static void ask_kernel(struct uvmm_guest_stats *s)
 {
 	unsigned long threads = 0, kib = 0;
 	char path[40], line[128];
-	struct timespec ran;
-	clockid_t cpu;
+	uint64_t ran;
 	FILE *f;
 
 	snprintf(path, sizeof(path), "/proc/%d/status", s->pid);
@@ -92,8 +94,8 @@ static void ask_kernel(struct uvmm_guest_stats *s)
 	if (s->attached && threads > OWN_THREADS)
 		threads -= OWN_THREADS;
 	s->threads = threads ? (uint32_t)threads : 1;
-	if (!clock_getcpuclockid(s->pid, &cpu) && !clock_gettime(cpu, &ran))
-		s->run_ns = (uint64_t)ran.tv_sec * NS_PER_S + (uint64_t)ran.tv_nsec;
+	ran = clock_process_ns(s->pid);
+	s->run_ns = ran > s->run_ns ? ran - s->run_ns : 0;
 	kib -= kib < s->split_pages * KIB_OF_PAGE ? kib : s->split_pages * KIB_OF_PAGE;
 	s->unmanaged_pages = kib / KIB_OF_PAGE;
 }

@@ -48,11 +48,30 @@ static void wait_for_owner(struct guest *g, uint64_t ppn, const struct uffd_mess
 		guest_wake(g, ppn, 1);
 }
 
+/* Pages around one that is mapped again. If it was unmapped as its large page was broken
+ * they were, too; what the scan has unmapped is to be seen to come back, by itself, or in
+ * a stream. */
+static void map_around(struct guest *g, uint64_t ppn)
+{
+	uint64_t hi = (ppn | (MINOR_WINDOW - 1)) + 1, lo = ppn, to = ppn + 1;
+
+	if (activity_is_unmapped(g, ppn)) {
+		stream_window(&g->streams, ppn, g->max_pages, &lo, &to);
+		activity_loaded(g, lo, to - lo, true);
+		load_mappings(g, lo, ppn);
+	} else {
+		while (to < hi && !activity_is_unmapped(g, to))
+			to++;
+	}
+	load_mappings(g, ppn + 1, to);
+}
+
 /* A page that is in the file, but may not be written, or is not mapped. */
 static void let_through(struct guest *g, uint64_t ppn, const struct uffd_message *m,
 			uint64_t now_ns)
 {
 	pmap_entry e = pmap_get(&g->pmap, ppn), held;
+	uint64_t done;
 	bool evicting;
 
 	do {
@@ -73,12 +92,11 @@ static void let_through(struct guest *g, uint64_t ppn, const struct uffd_message
 		atomic_fetch_add(&g->aborted, 1);
 	uffd_unprotect(g->uffd, m->addr, UVMM_PAGE_SIZE);
 	if (m->fault == UFFD_FAULT_MINOR)
-		uffd_continue(g->uffd, m->addr, UVMM_PAGE_SIZE);
+		uffd_continue(g->uffd, m->addr, UVMM_PAGE_SIZE, &done);
 	pmap_set(&g->pmap, ppn, pmap_with_state(held, PAGE_PRESENT));
 	guest_wake(g, ppn, 1);
-	/* Its neighbours were unmapped with it, when a large page was broken. */
 	if (m->fault == UFFD_FAULT_MINOR)
-		load_mappings(g, ppn + 1, (ppn | (MINOR_WINDOW - 1)) + 1);
+		map_around(g, ppn);
 }
 
 static void refuse(struct uvmm_engine *e, struct guest *g, uint64_t ppn)

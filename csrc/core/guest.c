@@ -12,7 +12,7 @@
 #include "clock.h"
 #include "locks.h"
 #include "machine.h"
-#include "split.h"
+#include "pagemap.h"
 #include "uffd.h"
 
 int registry_init(struct registry *r)
@@ -30,6 +30,7 @@ void registry_fini(struct registry *r)
 		pthread_mutex_destroy(&r->slot[i]->attach_lock);
 		pthread_mutex_destroy(&r->slot[i]->arm_lock);
 		pthread_mutex_destroy(&r->slot[i]->wait_lock);
+		pthread_mutex_destroy(&r->slot[i]->activity.lock);
 		order_fini(&r->slot[i]->order);
 		balloon_fini(&r->slot[i]->balloon);
 		free(r->slot[i]);
@@ -173,6 +174,7 @@ static struct guest *free_slot_locked(struct registry *r)
 	pthread_mutex_init(&g->attach_lock, NULL);
 	pthread_mutex_init(&g->arm_lock, NULL);
 	pthread_mutex_init(&g->wait_lock, NULL);
+	pthread_mutex_init(&g->activity.lock, NULL);
 	order_init(&g->order);
 	balloon_init(&g->balloon);
 	g->uffd = g->memfd = g->pidfd = g->pagemap_fd = -1;
@@ -196,9 +198,11 @@ static int open_files(struct guest *g, const struct machine *m)
 	if (rc)
 		goto no_pmap;
 	g->armed = calloc(g->pmap.chunks, 1);
-	if (g->armed)
+	rc = g->armed ? activity_init(&g->activity, g->max_pages) : -ENOMEM;
+	if (!rc)
 		return 0;
-	rc = -ENOMEM;
+	free((void *)g->armed);
+	g->armed = NULL;
 	pmap_fini(&g->pmap);
 no_pmap:
 	close(g->memfd);
@@ -216,6 +220,7 @@ static void close_files(struct guest *g)
 	pmap_fini(&g->pmap);
 	free((void *)g->armed);
 	g->armed = NULL;
+	activity_fini(&g->activity, g->max_pages);
 }
 
 /* What belongs to the contents, not to the guest. */
@@ -232,12 +237,12 @@ static void reset_counters(struct guest *g)
 	atomic_store(&g->growth_failed_ns, 0);
 	atomic_store(&g->blocked_until_ns, 0);
 	atomic_store(&g->direct_io_until_ns, 0);
-	atomic_store(&g->hand, 0);
 	for (i = 0; i < STREAMS; i++)
 		atomic_store(&g->streams.pages[i], 0);
 	atomic_store(&g->stored_pages, 0);
 	atomic_store(&g->pinned_pages, 0);
 	sharing_clear(&g->sharing, g->max_pages);
+	activity_clear(&g->activity, g->max_pages);
 	balloon_clear(&g->balloon);
 }
 
@@ -378,7 +383,7 @@ int guest_attach(struct guest *g, int uffd, uint64_t base)
 		atomic_store(&g->armed[c], CHUNK_OPEN);
 	g->uffd = uffd;
 	g->base = base;
-	g->pagemap_fd = g->group ? split_open(g) : -1;
+	g->pagemap_fd = pagemap_open(g->pid);
 	atomic_store(&g->state, GUEST_ATTACHED);
 	atomic_store(&g->attached, true);
 	return 0;

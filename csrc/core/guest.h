@@ -27,6 +27,7 @@
 #include <stdint.h>
 
 #include "balloon.h"
+#include "activity.h"
 #include "direct_io.h"
 #include "group.h"
 #include "order.h"
@@ -85,10 +86,10 @@ struct guest {
 
 	_Atomic uint64_t direct_io_until_ns;
 	_Atomic int direct_io;          /* enum direct_io, until then */
-	_Atomic uint64_t hand;          /* where reclaim goes on, a chunk number */
 	struct streams streams;
 	struct order order;             /* for its agent; see there */
 	struct guest_sharing sharing;   /* see there */
+	struct guest_activity activity; /* likewise */
 	struct balloon balloon;         /* see there */
 
 	_Atomic uint32_t strange_fds;   /* that it sent, and were no userfaultfd */

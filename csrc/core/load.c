@@ -98,12 +98,15 @@ void load_damage(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t 
 	fault_poison(g, ppn);
 }
 
-/* Pages [from, to) of the buffer are in: commit. */
+/* Pages [from, to) of the buffer are in: commit. `must` is the one that was waited for. */
 static void committed(struct uvmm_engine *e, struct guest *g, struct load_buffer *b,
-		      size_t from, size_t to)
+		      size_t from, size_t to, uint64_t must)
 {
 	size_t i;
 
+	activity_loaded(g, b->ppn[from], to - from, false);
+	if (must >= b->ppn[from] && must <= b->ppn[to - 1])
+		activity_loaded(g, must, 1, true);
 	for (i = from; i < to; i++) {
 		pmap_set(&g->pmap, b->ppn[i], pmap_make(PAGE_PRESENT, 0));
 		pmap_chunk_sub(&g->pmap, b->ppn[i], 1);
@@ -149,7 +152,7 @@ static size_t put_run(struct guest *g, struct load_buffer *b, size_t from, size_
 }
 
 static int put_all(struct uvmm_engine *e, struct guest *g, struct load_buffer *b,
-		   size_t n, uint64_t *loaded)
+		   size_t n, uint64_t must, uint64_t *loaded)
 {
 	size_t i = 0, to, in;
 	int rc = 0, damaged = 0;
@@ -166,7 +169,7 @@ static int put_all(struct uvmm_engine *e, struct guest *g, struct load_buffer *b
 			;
 		in = put_run(g, b, i, to, &rc);
 		if (in > i)
-			committed(e, g, b, i, in);
+			committed(e, g, b, i, in, must);
 		*loaded += in - i;
 		i = in;
 	}
@@ -211,7 +214,7 @@ int load_pages(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi,
 		return -ENOMEM;
 	}
 	tier_load(e->tier[UVMM_TIER_SWAP], b->handles, b->seeds, n, b->data, b->bad);
-	return put_all(e, g, b, n, loaded);
+	return put_all(e, g, b, n, must, loaded);
 }
 
 static uint64_t hold_run(struct guest *g, uint64_t lo, uint64_t hi)
@@ -292,11 +295,11 @@ int load_zeros(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t hi
 
 void load_mappings(struct guest *g, uint64_t lo, uint64_t hi)
 {
-	uint64_t n = hold_run(g, lo, hi);
+	uint64_t n = lo < hi ? hold_run(g, lo, hi) : 0, done;
 
 	if (!n)
 		return;
-	uffd_continue(g->uffd, guest_addr(g, lo), n << UVMM_PAGE_SHIFT);
+	uffd_continue(g->uffd, guest_addr(g, lo), n << UVMM_PAGE_SHIFT, &done);
 	unhold_run(g, lo, n);
 	guest_wake(g, lo, n);
 }

@@ -6,15 +6,61 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "pagemap.h"
 #include "uvmm/protocol.h"
 
 #define CACHESTAT 451           /* newer than the headers of Debian 12 */
+
+/* Of a large page at `at` that was written: its mapping is broken, then mended. */
+static bool is_mended(volatile char *at, int pagemap)
+{
+	char *half = (char *)(uintptr_t)at + UVMM_CHUNK_SIZE / 2;
+	char *whole = (char *)(uintptr_t)at;
+
+	/* One that is partly read-only is mapped page by page. */
+	if (!pagemap_is_large(pagemap, (uintptr_t)at) ||
+	    mprotect(half, UVMM_CHUNK_SIZE / 2, PROT_READ))
+		return false;
+	(void)at[0];
+	(void)*(volatile char *)half;
+	if (mprotect(half, UVMM_CHUNK_SIZE / 2, PROT_READ | PROT_WRITE) ||
+	    pagemap_is_large(pagemap, (uintptr_t)at) ||
+	    madvise(whole, UVMM_CHUNK_SIZE, MADV_DONTNEED))
+		return false;
+	(void)at[0];
+	return pagemap_is_large(pagemap, (uintptr_t)at);
+}
+
+static bool try_mending(const struct machine *m)
+{
+	char *room = mmap(NULL, 2 * UVMM_CHUNK_SIZE, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), *at;
+	int pagemap = pagemap_open(getpid()), fd = -1;
+	bool mended = false;
+
+	if (room != MAP_FAILED && pagemap >= 0 && !machine_create(m, UVMM_CHUNK_PAGES, &fd)) {
+		at = room + (-(uintptr_t)room & (UVMM_CHUNK_SIZE - 1));
+		if (mmap(at, UVMM_CHUNK_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+			 0) != MAP_FAILED && !madvise(at, UVMM_CHUNK_SIZE, MADV_HUGEPAGE)) {
+			*at = 1;
+			mended = is_mended(at, pagemap);
+		}
+	}
+	if (fd >= 0)
+		close(fd);
+	if (pagemap >= 0)
+		close(pagemap);
+	if (room != MAP_FAILED)
+		munmap(room, 2 * UVMM_CHUNK_SIZE);
+	return mended;
+}
 
 int machine_start(struct machine *m, const char *run_dir, uint64_t pages, char *err,
 		  size_t err_bytes)
@@ -46,6 +92,7 @@ int machine_start(struct machine *m, const char *run_dir, uint64_t pages, char *
 		machine_stop(m);
 		return rc;
 	}
+	m->mends_large = try_mending(m);
 	return 0;
 }
 

@@ -17,6 +17,8 @@ struct machine {
 	char dir[240];          /* mount point; immutable after start */
 	int dirfd;
 	bool mounted;
+	bool mends_large;       /* a large page that was mapped page by page is mapped as one
+				 * again once it was unmapped as a whole (Linux 6.14) */
 };
 
 /* Mounts the tmpfs at <run_dir>/machine (0700), `pages` large. Large pages through

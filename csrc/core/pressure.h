@@ -73,6 +73,12 @@ bool pressure_take(struct pressure *p, int64_t pages, enum pressure_use use);
 /* Gives back what was taken and not used. */
 void pressure_give(struct pressure *p, int64_t pages);
 
+/* So little is left that reclaim may begin soon. */
+static inline bool pressure_is_short(const struct pressure *p)
+{
+	return atomic_load(&p->is_tight) || atomic_load(&p->headroom) < 2 * p->start_max;
+}
+
 /* Reads the headroom anew; returns it. */
 int64_t pressure_refresh(struct uvmm_engine *e);
 

@@ -81,6 +81,7 @@ static int punch_and_release(struct uvmm_engine *e, struct guest *g, uint64_t lo
 		rc = -EIO;
 	for (ppn = lo; ppn < lo + n; ppn++)
 		pmap_set(&g->pmap, ppn, pmap_make(PAGE_PRESENT, pmap_pins(pmap_get(&g->pmap, ppn))));
+	activity_emptied(g, lo, n);
 	pmap_chunk_sub_away(&g->pmap, lo, d->away);
 	d->away = 0;
 	if (d->stored) {

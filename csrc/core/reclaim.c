@@ -67,6 +67,13 @@ void reclaim_buffer_free(struct reclaim_buffer *b)
 	free(b);
 }
 
+struct scan_buffer *reclaim_scan_buffer(struct reclaim_buffer *b)
+{
+	if (!b->scan)
+		b->scan = scan_buffer_new();
+	return b->scan;
+}
+
 static int read_pages(const struct guest *g, uint64_t ppn, uint64_t n, char *dst)
 {
 	size_t done = 0, len = n << UVMM_PAGE_SHIFT;
@@ -94,9 +101,15 @@ static uint64_t end_of_home(const struct guest *g, uint64_t ppn, uint64_t end)
 	return ppn;
 }
 
+static bool is_allowed(const uint64_t *allowed, uint64_t ppn)
+{
+	ppn %= UVMM_CHUNK_PAGES;
+	return allowed[ppn / 64] >> (ppn % 64) & 1;
+}
+
 /* Step 1: claims up to want pages with data in [*lo, end) of a chunk; all lie in
  * [*lo, *hi), where all are home. How many. */
-static uint32_t claim(struct guest *g, uint64_t end, uint64_t want,
+static uint32_t claim(struct guest *g, uint64_t end, uint64_t want, const uint64_t *allowed,
 		      struct reclaim_buffer *b, uint64_t *lo, uint64_t *hi)
 {
 	uint64_t at = *lo, stop;
@@ -107,7 +120,8 @@ static uint32_t claim(struct guest *g, uint64_t end, uint64_t want,
 		for (; at < stop && n < want; at++) {
 			pmap_entry e = pmap_make(PAGE_PRESENT, 0);
 
-			if (!pmap_move(&g->pmap, at, &e, pmap_make(PAGE_EVICTING, 0)))
+			if (!is_allowed(allowed, at) ||
+			    !pmap_move(&g->pmap, at, &e, pmap_make(PAGE_EVICTING, 0)))
 				continue;
 			b->claimed[at % UVMM_CHUNK_PAGES] = true;
 			end = n ? end : end_of_home(g, at, end);
@@ -308,6 +322,7 @@ static uint32_t settle(struct guest *g, uint64_t lo, uint32_t n, struct tier *ti
 	for (i = 0; i < n; i++) {
 		if (!b->mine[i] || !b->zero[i])
 			continue;
+		activity_emptied(g, lo + i, 1);
 		pmap_set(&g->pmap, lo + i, pmap_make(PAGE_PRESENT, 0));
 		pmap_chunk_sub(&g->pmap, lo, 1);
 		(*zero)++;
@@ -361,6 +376,7 @@ static int protect(struct guest *g, uint64_t lo, uint64_t hi)
 {
 	int rc;
 
+	activity_breaks(g, lo / UVMM_CHUNK_PAGES);
 	rc = guest_shield_chunk(g, lo / UVMM_CHUNK_PAGES);
 	/* Something else may be mapped over a part of it. */
 	if (rc == -ESRCH && atomic_load(&g->attached))
@@ -395,101 +411,22 @@ static int take(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi
 	return rc;
 }
 
-/* Sharing had pages of this guest to offer, or may have. */
-static bool is_worth_sharing(const struct guest *g)
-{
-	uint32_t worth = atomic_load(&g->sharing.worth);
-
-	return g->group && !share_is_deaf(g) &&
-	       (worth == SHARE_WORTH_IT ||
-		(worth == SHARE_WORTH_UNKNOWN && atomic_load(&g->group->guests) > 1));
-}
-
-/* What is cheaper than the tier, and what makes pages fit for it. */
-static void share_first(struct uvmm_engine *e, struct guest *g, uint64_t chunk, bool unshare,
-			struct reclaim_buffer *b)
-{
-	uint64_t pages;
-	struct scan_result r = { 0 };
-	bool away = pmap_chunk_away(&g->pmap, chunk) &&
-		    (unshare || atomic_load(&g->sharing.split_pages));
-	bool share = !unshare && is_worth_sharing(g);
-
-	if (!b->scan && (away || share))
-		b->scan = scan_buffer_new();
-	if (!b->scan)
-		return;
-	if (away)
-		share_home(e, g, chunk, NULL, unshare, scan_share_buffer(b->scan), &pages);
-	if (share)
-		scan_chunks(e, g, &chunk, 1, true, b->scan, &r);
-}
-
-static int reclaim_chunk(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
-			 uint64_t want, bool unshare, struct tier *tier, struct reclaim_buffer *b,
-			 struct uvmm_job_result *res)
+int reclaim_pages(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
+		  const uint64_t *allowed, uint64_t want, struct tier *tier,
+		  struct reclaim_buffer *b, struct uvmm_job_result *res)
 {
 	uint64_t lo = chunk * UVMM_CHUNK_PAGES, end = lo + UVMM_CHUNK_PAGES, hi = lo;
 	uint64_t goal = res->pages + want;
 	uint32_t n;
 	int rc = 0;
 
-	share_first(e, g, chunk, unshare, b);
-	if (!pmap_chunk_claim(&g->pmap, chunk))
-		return 0;
 	pmap_chunk_mark(&g->pmap, chunk);
 	for (; !rc && lo < end && res->pages < goal; lo = hi) {
-		n = claim(g, end, goal - res->pages, b, &lo, &hi);
+		n = claim(g, end, goal - res->pages, allowed, b, &lo, &hi);
 		if (!n)
 			break;
 		pmap_chunk_add(&g->pmap, lo, n);
 		rc = take(e, g, lo, hi, tier, b, res);
 	}
-	pmap_chunk_release(&g->pmap, chunk);
 	return rc == -EAGAIN ? 0 : rc;
-}
-
-/* The first chunk from `at` with data, or with pages that come home. */
-static uint64_t next_used(const struct guest *g, uint64_t at, bool unshare)
-{
-	uint64_t data = machine_seek_data(g->memfd, at * UVMM_CHUNK_PAGES);
-	uint64_t end = data == UINT64_MAX ? g->pmap.chunks : data / UVMM_CHUNK_PAGES;
-
-	if (!unshare && !atomic_load(&g->sharing.split_pages))
-		return end;
-	while (at < end && !pmap_chunk_away(&g->pmap, at))
-		at++;
-	return at;
-}
-
-/* The chunk with data at or after the hand, which moves behind it; *left is how
- * many chunks the round has still to pass. False when the round is over. */
-static bool next_chunk(struct guest *g, bool unshare, uint64_t *left, uint64_t *chunk)
-{
-	uint64_t chunks = g->pmap.chunks, at, passed;
-
-	while (*left) {
-		at = atomic_load(&g->hand) % chunks;
-		*chunk = next_used(g, at, unshare);
-		passed = *chunk - at + (*chunk < chunks);
-		if (passed > *left)
-			return false;
-		*left -= passed;
-		atomic_store(&g->hand, (at + passed) % chunks);
-		if (*chunk < chunks)
-			return true;
-	}
-	return false;
-}
-
-int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want, bool unshare,
-		  struct tier *tier, struct reclaim_buffer *b, struct uvmm_job_result *res)
-{
-	uint64_t goal = res->pages + want, left = g->pmap.chunks, chunk;
-	int rc = 0;
-
-	while (!rc && res->pages < goal && atomic_load(&g->attached) &&
-	       next_chunk(g, unshare, &left, &chunk))
-		rc = reclaim_chunk(e, g, chunk, goal - res->pages, unshare, tier, b, res);
-	return rc;
 }

@@ -29,8 +29,11 @@
  *   then they come home, too, and go to the tier as others do. What is shared by several
  *   is free only once all of them have lost it.
  *
- *   Which pages: a clock hand over the guest's chunks, so what came in last goes
- *   last. Which guest (in the background): the one furthest above its target.
+ *   Which pages: those that have been idle the longest first, as far as that is known
+ *   (activity.h), at random among equals (victims.h). When no idle ones are known any more:
+ *   those of which nothing is known, and in the end what is in use, in a round
+ *   over all chunks from anywhere. Which guest (in the background): the one furthest
+ *   above its target.
  *
  *   Threads  any number at once; each needs its own buffer.
  */
@@ -61,11 +64,21 @@ void reclaim_stop(struct uvmm_engine *e);
 struct reclaim_buffer *reclaim_buffer_new(void);       /* NULL: no memory */
 void reclaim_buffer_free(struct reclaim_buffer *b);
 
-/* Takes up to `want` pages of g, which the caller has entered, in one round of
- * its clock, with `unshare` shared ones, too; res->pages and zero_pages are added to.
+/* Takes up to `want` pages of g, which the caller has entered, after it has tried
+ * all of them once, with `unshare` shared ones, too; res->pages and zero_pages are added to.
  *   -ENOSPC  the tier is full    -EIO  it failed    -ENOMEM  cannot arm */
 int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want, bool unshare,
 		  struct tier *tier, struct reclaim_buffer *b,
 		  struct uvmm_job_result *res);
+
+/* --- between reclaim.c and reclaim_guest.c ------------------------------------- */
+
+/* The steps above for a chunk whose busy bit the caller holds: up to `want` pages, of those with
+ * a bit in allowed[]. */
+int reclaim_pages(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
+		  const uint64_t *allowed, uint64_t want, struct tier *tier,
+		  struct reclaim_buffer *b, struct uvmm_job_result *res);
+/* Room to look for pages to share, made at its first use; NULL: no memory. */
+struct scan_buffer *reclaim_scan_buffer(struct reclaim_buffer *b);
 
 #endif /* RECLAIM_H */

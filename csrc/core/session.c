@@ -134,6 +134,7 @@ static void on_end(struct session *s, struct conn *c)
 static bool on_agent(struct uvmm_engine *e, struct conn *c, const struct packet *p)
 {
 	struct uvmm_remapped done;
+	struct uvmm_zapped zapped;
 	bool keep = true;
 
 	switch (p->head.type) {
@@ -149,6 +150,16 @@ static bool on_agent(struct uvmm_engine *e, struct conn *c, const struct packet 
 		if (guest_enter(c->guest)) {
 			keep = c->guest->id == c->guest_id &&
 			       order_remapped(e, c->guest, p->head.seq, &done);
+			guest_leave(c->guest);
+		}
+		return keep;
+	case UVMM_MSG_ZAPPED:
+		if (p->body_bytes != sizeof(zapped))
+			return false;
+		memcpy(&zapped, p->body, sizeof(zapped));
+		if (guest_enter(c->guest)) {
+			keep = c->guest->id == c->guest_id &&
+			       zap_answered(c->guest, p->head.seq, &zapped);
 			guest_leave(c->guest);
 		}
 		return keep;

@@ -108,6 +108,7 @@ static int protect(struct batch *t)
 	uint64_t lo, hi;
 	size_t i = 0;
 
+	activity_breaks(g, t->p[0].ppn / UVMM_CHUNK_PAGES);
 	if (guest_shield_chunk(g, t->p[0].ppn / UVMM_CHUNK_PAGES))
 		return -EAGAIN;
 	while (next_range(t, &i, &lo, &hi))
@@ -188,6 +189,7 @@ static void drop_zero(struct batch *t, size_t i)
 		return;
 	}
 	share_punch(g, ppn, 1);
+	activity_emptied(g, ppn, 1);
 	pmap_set(&g->pmap, ppn, pmap_make(PAGE_PRESENT, 0));
 	pmap_chunk_sub_away(&g->pmap, ppn, 1);
 	pmap_chunk_sub(&g->pmap, ppn, 1);

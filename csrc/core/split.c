@@ -1,29 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "split.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
 #include "clock.h"
 #include "engine.h"
+#include "pagemap.h"
 
 #define WALK_NS (10 * NS_PER_S)         /* without a sign */
-
-/* Of pagemap.rst. */
-#define PAGEMAP_PRESENT (1ull << 63)
-#define PAGEMAP_SWAPPED (1ull << 62)
-#define PAGEMAP_FILE (1ull << 61)
-
-int split_open(const struct guest *g)
-{
-	char path[40];
-
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", g->pid);
-	return open(path, O_RDONLY | O_CLOEXEC);
-}
 
 /* Pages that are the process's own. */
 static uint64_t own_pages(const struct guest *g)
@@ -40,11 +26,6 @@ static uint64_t own_pages(const struct guest *g)
 		resident = shared = 0;
 	fclose(f);
 	return resident > shared ? resident - shared : 0;
-}
-
-static bool is_anonymous(uint64_t entry)
-{
-	return entry & PAGEMAP_SWAPPED || (entry & PAGEMAP_PRESENT && !(entry & PAGEMAP_FILE));
 }
 
 static void notice(struct uvmm_engine *e, struct guest *g, uint64_t ppn)
@@ -67,12 +48,11 @@ static void notice(struct uvmm_engine *e, struct guest *g, uint64_t ppn)
 /* Nobody remaps in the chunk meanwhile, whose busy bit the caller holds. */
 static void look_in(struct uvmm_engine *e, struct guest *g, uint64_t chunk)
 {
-	uint64_t entry[UVMM_CHUNK_PAGES], ppn = chunk * UVMM_CHUNK_PAGES, i;
-	ssize_t n = pread(g->pagemap_fd, entry, sizeof(entry),
-			  (off_t)(guest_addr(g, ppn) / UVMM_PAGE_SIZE * sizeof(*entry)));
+	uint64_t word[UVMM_CHUNK_PAGES], ppn = chunk * UVMM_CHUNK_PAGES, i;
+	size_t n = pagemap_read(g->pagemap_fd, guest_addr(g, ppn), UVMM_CHUNK_PAGES, word);
 
-	for (i = 0; n > 0 && i < (uint64_t)n / sizeof(*entry); i++)
-		if (is_anonymous(entry[i]))
+	for (i = 0; i < n; i++)
+		if (pagemap_is_anonymous(word[i]))
 			notice(e, g, ppn + i);
 }
 

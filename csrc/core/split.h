@@ -21,9 +21,6 @@
 
 struct uvmm_engine;
 
-/* Opens what the look needs, of a guest that is about to be attached; -1: then splits
- * are not noticed. */
-int split_open(const struct guest *g);
 /* Notices splits, if there is a sign of any; true if there were some. */
 bool split_look(struct uvmm_engine *e, struct guest *g, uint64_t now_ns);
 /* Takes note of how many may have split since the last look: quick, and for any thread. */

@@ -180,14 +180,18 @@ enum uffd_result uffd_zero(int fd, uint64_t addr, uint64_t len, uint64_t *done)
 	return res;
 }
 
-enum uffd_result uffd_continue(int fd, uint64_t addr, uint64_t len)
+enum uffd_result uffd_continue(int fd, uint64_t addr, uint64_t len, uint64_t *done)
 {
 	struct uffdio_continue c = {
 		.range = { .start = addr, .len = len },
 		.mode = UFFDIO_CONTINUE_MODE_DONTWAKE,
 	};
+	enum uffd_result res = UFFD_OK;
 
-	return ioctl(fd, UFFDIO_CONTINUE, &c) ? outcome() : UFFD_OK;
+	if (ioctl(fd, UFFDIO_CONTINUE, &c))
+		res = outcome();
+	*done = c.mapped > 0 ? (uint64_t)c.mapped : 0;
+	return res;
 }
 
 enum uffd_result uffd_poison(int fd, uint64_t addr, uint64_t len)

@@ -66,8 +66,9 @@ enum uffd_result uffd_copy(int fd, uint64_t addr, const void *src, uint64_t len,
 			   uint64_t *done);
 enum uffd_result uffd_zero(int fd, uint64_t addr, uint64_t len, uint64_t *done);
 
-/* Maps a page that is in the file; one that is mapped stays. Does not wake. */
-enum uffd_result uffd_continue(int fd, uint64_t addr, uint64_t len);
+/* Maps pages that are in the file, up to the first that is mapped: EXISTS. *done as for
+ * uffd_copy(). Does not wake. */
+enum uffd_result uffd_continue(int fd, uint64_t addr, uint64_t len, uint64_t *done);
 
 /* Makes accesses to the absent pages fail with SIGBUS, and wakes. */
 enum uffd_result uffd_poison(int fd, uint64_t addr, uint64_t len);

@@ -21,6 +21,8 @@ struct message {
 	union {
 		struct uvmm_pressure pressure;
 		struct uvmm_remap remap;
+		struct uvmm_zap zap;
+		char body[sizeof(struct uvmm_zap)];     /* room for each of them */
 	};
 	size_t bytes;           /* of the body */
 	bool with_file;
@@ -116,6 +118,8 @@ static bool is_sound(const struct message *m)
 		return !m->bytes && !m->with_file;
 	case UVMM_MSG_REMAP:
 		return remap_is_sound(&m->remap, m->bytes, m->with_file);
+	case UVMM_MSG_ZAP:
+		return remap_zap_is_sound(&m->zap, m->bytes) && !m->with_file;
 	default:
 		return false;
 	}
@@ -124,8 +128,7 @@ static bool is_sound(const struct message *m)
 /* False if nothing came, or nonsense. */
 static bool hear(struct agent *a, struct message *m)
 {
-	int rc = rpc_receive(a->link.fd, &m->head, &m->remap, sizeof(m->remap), &m->bytes,
-			     &m->file);
+	int rc = rpc_receive(a->link.fd, &m->head, m->body, sizeof(m->body), &m->bytes, &m->file);
 
 	m->with_file = m->file >= 0 || rc == -EMFILE;
 	if ((!rc || rc == -EMFILE) && is_sound(m))
@@ -162,6 +165,14 @@ static bool serve_remap(struct agent *a, const struct message *m)
 	return answer(a, m->head.seq, UVMM_MSG_REMAPPED, &a->remapped, sizeof(a->remapped));
 }
 
+static bool serve_zap(struct agent *a, const struct message *m)
+{
+	struct uvmm_zapped done;
+
+	a->ops->zap(a->arg, &m->zap, &done);
+	return answer(a, m->head.seq, UVMM_MSG_ZAPPED, &done, sizeof(done));
+}
+
 /* For after the attention, instead of what was put off before. */
 static bool put_off(struct agent *a, struct message *late, const struct message *m)
 {
@@ -189,6 +200,8 @@ static bool attend(struct agent *a, uint32_t seq)
 		} else if (m.head.type == UVMM_MSG_ATTEND) {
 			until_ms = now_ms() + UVMM_ATTEND_MS;
 			more = answer(a, m.head.seq, UVMM_MSG_ATTENDS, NULL, 0);
+		} else if (m.head.type == UVMM_MSG_ZAP) {
+			more = serve_zap(a, &m);
 		} else {
 			more = put_off(a, &late, &m);
 		}
@@ -210,6 +223,8 @@ static bool serve_one(struct agent *a)
 		return attend(a, m.head.seq);
 	case UVMM_MSG_REMAP:
 		return serve_remap(a, &m);
+	case UVMM_MSG_ZAP:
+		return serve_zap(a, &m);
 	default:
 		return serve_pressure(a, &m);
 	}

@@ -4,7 +4,7 @@
  * program's callbacks, hands free pages back, answers; maps pages as it is told.
  *
  *   After ATTEND, until the REMAP or for UVMM_ATTEND_MS, it does nothing but wait for
- *   that: threads of the program may stand still meanwhile, and callbacks with them.
+ *   that, and zap: threads of the program may stand still meanwhile, and callbacks with them.
  *   Of the pressure that it hears of then, the last is what callbacks are told
  *   after it; all of it is answered.
  *
@@ -45,6 +45,8 @@ struct agent_ops {
 	/* As remap_serve(). */
 	void (*remap)(void *arg, const struct uvmm_remap *m, int frames,
 		      struct uvmm_remapped *out);
+	/* As remap_zap(). */
+	void (*zap)(void *arg, const struct uvmm_zap *m, struct uvmm_zapped *out);
 };
 
 struct agent {

@@ -69,6 +69,11 @@ static void remap_for_agent(void *arg, const struct uvmm_remap *m, int frames,
 	remap_serve(&((struct uvmm_guest *)arg)->remap, m, frames, out);
 }
 
+static void zap_for_agent(void *arg, const struct uvmm_zap *m, struct uvmm_zapped *out)
+{
+	remap_zap(&((struct uvmm_guest *)arg)->remap, m, out);
+}
+
 static int ask_range(void *arg, const struct uvmm_range *range, uint16_t type, bool *heard,
 		     char why[UVMM_TEXT_BYTES])
 {
@@ -82,6 +87,7 @@ static int attach(struct uvmm_guest *g)
 		.connect = connect_agent,
 		.trim = trim_for_agent,
 		.remap = remap_for_agent,
+		.zap = zap_for_agent,
 	};
 	static const struct remap_ops remap_ops = { .ask = ask_range };
 	char why[UVMM_TEXT_BYTES] = "";

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "kept.h"
 #include "raw.h"
@@ -301,6 +302,69 @@ void remap_serve(struct remap *r, const struct uvmm_remap *m, int frames,
 		pthread_mutex_unlock(&r->lock);
 	}
 	kept_close(&kept);
+}
+
+bool remap_zap_is_sound(const struct uvmm_zap *m, size_t bytes)
+{
+	size_t head = offsetof(struct uvmm_zap, run);
+	uint64_t end = 0, i;
+
+	if (bytes < head || !m->runs || m->runs > UVMM_ZAP_RUNS ||
+	    bytes != head + m->runs * sizeof(m->run[0]))
+		return false;
+	for (i = 0; i < m->runs; i++) {
+		const struct uvmm_range *run = &m->run[i];
+
+		if (!run->pages || run->ppn < end || run->pages > UINT64_MAX - run->ppn)
+			return false;
+		end = run->ppn + run->pages;
+	}
+	return true;
+}
+
+static bool is_lost(const struct remap *r, uint64_t page, uint64_t n)
+{
+	uint64_t end = page + n;
+
+	for (; page < end; page += n) {
+		n = end - page;
+		if (rights_of(r, page, &n) < 0)
+			return true;
+	}
+	return false;
+}
+
+static bool zap_run(struct remap *r, const struct uvmm_range *run)
+{
+	uint64_t page = run->ppn, n = run->pages, away;
+
+	if (n > r->pages || page > r->pages - n || is_kept(r, page, n) || is_lost(r, page, n))
+		return false;
+	if (r->away && next_away(r, &page, page + n, &away))
+		return false;
+	return !raw_madvise(place(r, run->ppn), bytes_of(n), MADV_DONTNEED);
+}
+
+static uint64_t clock_now_ns(clockid_t clock)
+{
+	struct timespec t;
+
+	clock_gettime(clock, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+void remap_zap(struct remap *r, const struct uvmm_zap *m, struct uvmm_zapped *out)
+{
+	uint64_t i;
+
+	memset(out, 0, sizeof(*out));
+	for (i = 0; i < m->runs && clock_now_ns(CLOCK_MONOTONIC) < m->until_ns; i++) {
+		pthread_mutex_lock(&r->lock);
+		if (zap_run(r, &m->run[i]))
+			out->done[i / WORD] |= 1ull << (i % WORD);
+		pthread_mutex_unlock(&r->lock);
+	}
+	out->agent_ns = clock_now_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
 /* --- the program's changes ---------------------------------------------------- */

@@ -96,6 +96,12 @@ bool remap_is_sound(const struct uvmm_remap *m, size_t bytes, bool with_frames);
 void remap_serve(struct remap *r, const struct uvmm_remap *m, int frames,
 		 struct uvmm_remapped *out);
 
+/* A ZAP of `bytes` is as protocol.h has it, as far as that can be told from it. */
+bool remap_zap_is_sound(const struct uvmm_zap *m, size_t bytes);
+/* Does what can be done of a sound one. Refused is a run of which some is away, lost or
+ * kept: unmapped for good, what is private would be lost. */
+void remap_zap(struct remap *r, const struct uvmm_zap *m, struct uvmm_zapped *out);
+
 /* Keeps [page, page + n), n > 0, until released; waits while all slots are taken. */
 unsigned remap_keep(struct remap *r, uint64_t page, uint64_t n);
 void remap_release(struct remap *r, unsigned slot);

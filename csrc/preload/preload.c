@@ -40,6 +40,12 @@ static void remap(void *arg, const struct uvmm_remap *m, int frames,
 	remap_serve(&the_space.remap, m, frames, out);
 }
 
+static void zap(void *arg, const struct uvmm_zap *m, struct uvmm_zapped *out)
+{
+	(void)arg;
+	remap_zap(&the_space.remap, m, out);
+}
+
 /* What was freed a moment ago goes back though nothing else happens. */
 static int tick(void *arg)
 {
@@ -54,6 +60,7 @@ static void start_agent(void)
 		.trim = trim,
 		.tick = tick,
 		.remap = remap,
+		.zap = zap,
 	};
 
 	if (space_is_open())

@@ -50,12 +50,24 @@ static void remap(void *arg, const struct uvmm_remap *m, int frames, struct uvmm
 	}
 }
 
-const struct agent_ops ops = { .connect = connect_agent, .trim = trim, .remap = remap };
+static void zap(void *arg, const struct uvmm_zap *m, struct uvmm_zapped *out)
+{
+	((struct daemon *)arg)->zaps++;
+	*out = (struct uvmm_zapped){ .agent_ns = m->runs, .done = { DONE_MASK } };
+}
+
+const struct agent_ops ops = {
+	.connect = connect_agent,
+	.trim = trim,
+	.remap = remap,
+	.zap = zap,
+};
 const struct agent_ops ticking = {
 	.connect = connect_agent,
 	.trim = trim,
 	.tick = tick,
 	.remap = remap,
+	.zap = zap,
 };
 
 void start_with(const struct agent_ops *o)

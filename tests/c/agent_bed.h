@@ -30,7 +30,7 @@ struct daemon {
 	struct agent agent;
 	atomic_int fd;          /* its end of the newest connection */
 	atomic_int link;        /* the agent's end, by tell_link */
-	atomic_int connects, trims, ticks, remaps;
+	atomic_int connects, trims, ticks, remaps, zaps;
 	int refuse;             /* connections are refused with this */
 };
 

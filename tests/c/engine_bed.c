@@ -12,6 +12,7 @@
 
 static char plane_dir[64];
 char plane_swap[128];
+uint32_t plane_idle_permille = 4;
 
 uvmm_engine *plane_start(uint64_t memory_mib, uint64_t swap_mib, uint32_t via)
 {
@@ -21,6 +22,7 @@ uvmm_engine *plane_start(uint64_t memory_mib, uint64_t swap_mib, uint32_t via)
 		.via = via,
 		.socket_gid = UINT32_MAX,
 		.share_cpu_permille = 50,
+		.idle_cost_permille = plane_idle_permille,
 	};
 	char err[UVMM_ERR_BYTES];
 	uvmm_engine *e = NULL;
@@ -188,7 +190,7 @@ static int run_in_child(void (*run_all)(void))
 	waitpid(pid, &status, 0);
 	if (status) {
 		snprintf(command, sizeof(command),
-			 "umount -l %s/mem %s/plane_machine 2>/dev/null; rm -rf %s %s", plane_dir,
+			 "umount -l %s/mem %s/machine 2>/dev/null; rm -rf %s %s", plane_dir,
 			 plane_dir, plane_dir, plane_swap);
 		if (system(command))
 			fprintf(stderr, "cannot clean up %s\n", plane_dir);

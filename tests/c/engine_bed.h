@@ -44,6 +44,7 @@ struct peer {
 };
 
 extern char plane_swap[128];      /* path of the swap file */
+extern uint32_t plane_idle_permille;    /* idle_cost_permille of engines that are started */
 
 uvmm_engine *plane_start(uint64_t memory_mib, uint64_t swap_mib, uint32_t via);
 struct peer plane_guest(uvmm_engine *e, const char *name, uint64_t max_mib, const char *group);

@@ -95,6 +95,25 @@ static const char *check(uint64_t first, uint64_t pages, uint64_t seed, enum exp
 	return NULL;
 }
 
+static uint64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static const char *touch(uint64_t first, uint64_t pages, uint64_t step, uint64_t ms)
+{
+	uint64_t until = now_ms() + ms, p;
+
+	do
+		for (p = first; p < first + pages; p += step)
+			(void)*(volatile uint64_t *)page_at(p);
+	while (now_ms() < until);
+	return NULL;
+}
+
 /* --- racing threads --------------------------------------------------------- */
 
 struct race {
@@ -332,6 +351,8 @@ static const char *obey(const char *line)
 		return check(a, b, c, ALIKE);
 	if (!strcmp(word, "zero"))
 		return check(a, b, 0, ZERO);
+	if (!strcmp(word, "touch"))
+		return touch(a, b, c, d);
 	if (!strcmp(word, "race"))
 		return race(a, b, c, d);
 	if (!strcmp(word, "syscall"))

@@ -9,6 +9,8 @@
  *   zero FIRST PAGES          compare with zeros
  *   same FIRST PAGES SEED     write one pattern to all of them
  *   alike FIRST PAGES SEED    compare with that
+ *   touch FIRST PAGES STEP MS read a word of each STEP-th page, over and over for so long,
+ *                             at least once
  *   race THREADS MS PAGES     threads rewrite and verify pages for so long
  *   race THREADS MS PAGES KINDS
  *                             the same, with contents of so many kinds that all pages

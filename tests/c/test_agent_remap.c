@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * The agent thread and mappings: ATTEND, and REMAP, also such as no daemon sends.
+ * The agent thread and mappings: ATTEND, REMAP and ZAP, also such as no daemon sends.
  */
 #include <fcntl.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -210,6 +211,74 @@ static void test_no_number_for_the_frames(void)
 	stop();
 }
 
+static void send_zap(const struct uvmm_zap *m, uint32_t seq, size_t short_of)
+{
+	send_message(UVMM_MSG_ZAP, seq, m,
+		     offsetof(struct uvmm_zap, run) + m->runs * sizeof(m->run[0]) - short_of, -1);
+}
+
+static uint64_t zapped(uint32_t seq)
+{
+	struct {
+		struct uvmm_msg_head head;
+		struct uvmm_zapped body;
+	} m;
+
+	CHECK(recv(d->fd, &m, sizeof(m), 0) == sizeof(m));
+	CHECK(m.head.type == UVMM_MSG_ZAPPED && m.head.seq == seq && !m.head.status);
+	CHECK(m.body.done[0] == DONE_MASK);
+	return m.body.agent_ns;
+}
+
+/* At any time, and as many runs as there may be. */
+static void test_zap(void)
+{
+	struct uvmm_zap m = { .runs = 2, .run = { { 0, 5 }, { 5, 1 } } };
+	uint64_t i;
+
+	start();
+	send_zap(&m, 1, 0);
+	CHECK(zapped(1) == 2);
+	for (i = 0; i < UVMM_ZAP_RUNS; i++)
+		m.run[i] = (struct uvmm_range){ 2 * i, 2 };
+	m.runs = UVMM_ZAP_RUNS;
+	send_zap(&m, 2, 0);
+	CHECK(zapped(2) == UVMM_ZAP_RUNS);
+	attend(3);
+	expect_attends(3);
+	send_zap(&m, 4, 0);
+	CHECK(zapped(4) == UVMM_ZAP_RUNS);
+	send_remap(&home, 5, -1);
+	CHECK(remapped(5).done[0] == DONE_MASK);
+	stop();
+}
+
+static void test_hostile_zaps_end_it(void)
+{
+	static const struct uvmm_zap bad[] = {
+		{ .runs = 0 },
+		{ .runs = 1, .run = { { 1, 0 } } },
+		{ .runs = 2, .run = { { 1, 2 }, { 2, 2 } } },
+		{ .runs = 1, .run = { { 2, UINT64_MAX } } },
+	};
+	struct uvmm_zap m = { .runs = 2, .run = { { 0, 5 }, { 5, 1 } } };
+	size_t i;
+
+	for (i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		start();
+		send_zap(&bad[i], 1, 0);
+		expect_end();
+	}
+	start();
+	send_zap(&m, 1, 8);
+	expect_end();
+	start();
+	m.runs = 1ull << 60;
+	send_message(UVMM_MSG_ZAP, 1, &m, sizeof(m), -1);
+	expect_end();
+	CHECK(!d->zaps);
+}
+
 int main(void)
 {
 	test_remap_with_and_without_attention();
@@ -217,6 +286,8 @@ int main(void)
 	test_ticks_come_between_remaps();
 	test_hostile_remaps_end_it();
 	test_no_number_for_the_frames();
+	test_zap();
+	test_hostile_zaps_end_it();
 	printf("agent_remap: ok\n");
 	return 0;
 }

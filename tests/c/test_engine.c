@@ -205,16 +205,16 @@ static void test_damage(void)
 	char bad = 'x';
 	int fd;
 
-	plane_tell(&p, "fill 0 1000 5");
-	uvmm_guest_reclaim(e, p.id, 1000, UVMM_TIER_SWAP, &r);
+	plane_tell(&p, "fill 0 512 5");
+	uvmm_guest_reclaim(e, p.id, 512, UVMM_TIER_SWAP, &r);
 	fd = open(plane_swap, O_RDWR);
-	/* Slots are taken in order. */
-	CHECK(pwrite(fd, &bad, 1, 500 * 4096 + 17) == 1, "pwrite");
+	/* Slots are taken in order, within a chunk. */
+	CHECK(pwrite(fd, &bad, 1, 400 * 4096 + 17) == 1, "pwrite");
 	close(fd);
-	plane_tell(&p, "check 0 500 5");
-	plane_tell(&p, "sigbus 500");
-	plane_tell(&p, "sigbus 500");
-	plane_tell(&p, "check 501 499 5");
+	plane_tell(&p, "check 0 400 5");
+	plane_tell(&p, "sigbus 400");
+	plane_tell(&p, "sigbus 400");
+	plane_tell(&p, "check 401 111 5");
 	CHECK(plane_next_event(e, UVMM_EVENT_DAMAGED), "no event");
 	CHECK(plane_machine(e, &n).damaged_pages == 1, "damaged");
 	CHECK(uvmm_guest_restore(e, p.id, &r) == 0 && !r.pages, "restore");

@@ -5,6 +5,7 @@
  */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -250,6 +251,67 @@ static void test_keeping_waits_for_a_slot(void)
 	bed_stop();
 }
 
+/* How many of [page, page + n) are mapped. */
+static int count_mapped(uint64_t page, uint64_t n)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY), sum = 0;
+	uint64_t word;
+
+	CHECK(fd >= 0);
+	for (; n; n--, page++) {
+		CHECK(pread(fd, &word, sizeof(word),
+			    (off_t)((uintptr_t)bed_page(page) / PAGE * sizeof(word))) == sizeof(word));
+		sum += word >> 63 ? 1 : 0;
+	}
+	close(fd);
+	return sum;
+}
+
+/* One run; false if it is refused. */
+static bool zap(uint64_t page, uint64_t n)
+{
+	struct uvmm_zap m = { .until_ns = UINT64_MAX, .runs = 1, .run = { { page, n } } };
+	struct uvmm_zapped done;
+
+	remap_zap(&bed.remap, &m, &done);
+	CHECK(done.agent_ns);
+	return done.done[0] & 1;
+}
+
+/* What is home is unmapped, and holds what it did; all else stays as it is. */
+static void test_zap(void)
+{
+	struct uvmm_zap late = { .until_ns = 1, .runs = 1, .run = { { 600, 1 } } };
+	struct uvmm_zapped done;
+	unsigned slot;
+	uint64_t i;
+
+	bed_start();
+	for (i = 0; i < 20; i++)
+		bed_fill(600 + i, 7 + i);
+	CHECK(zap(602, 10) && !count_mapped(602, 10) && count_mapped(600, 2) == 2);
+	for (i = 0; i < 20; i++)
+		CHECK(bed_holds(600 + i, 7 + i));
+	CHECK(bed_remap(610, 3, 2));
+	bed_fill(611, 99);
+	CHECK(!zap(600, 20) && !zap(611, 1) && count_mapped(600, 10) == 10);
+	CHECK(zap(600, 10) && zap(612, 8));
+	CHECK(bed_holds(610, bed_frame(3)) && bed_holds(611, 99) && bed_holds(612, 19));
+	slot = remap_keep(&bed.remap, 605, 1);
+	CHECK(!zap(600, 10) && zap(600, 5));
+	remap_release(&bed.remap, slot);
+	bed.rights[607] = -1;
+	CHECK(!zap(600, 10) && zap(600, 7));
+	bed.rights[607] = PROT_READ;
+	CHECK(zap(600, 10));
+	bed.rights[607] = USUAL;
+	CHECK(!zap(PAGES - 1, 2) && !zap(PAGES, 1) && !zap(1, UINT64_MAX) && zap(PAGES - 1, 1));
+	bed_fill(600, 1);
+	remap_zap(&bed.remap, &late, &done);
+	CHECK(!done.done[0] && count_mapped(600, 1) == 1);
+	bed_stop();
+}
+
 static void test_what_is_sound(void)
 {
 	struct uvmm_remap m = { .runs = 2, .run = { { 0, 5, 2 }, { 2, HOME, 1 } } };
@@ -287,6 +349,7 @@ int main(void)
 	test_the_first_page_is_lost();
 	test_locked_memory_is_not_filled();
 	test_discard();
+	test_zap();
 	test_keeping_waits_for_a_slot();
 	printf("remap: ok\n");
 	return 0;

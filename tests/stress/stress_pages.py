@@ -35,6 +35,7 @@ SAMPLE_S = 0.1
 GONE_WAIT_S = 20.0
 LAST_CHECK_S = 300.0
 SHARE_CPU_PERCENT = 50
+IDLE_COST_PERCENT = 100  # idle pages are looked for as fast as that goes
 PERCENTS = (1, 5, 10, 25, 50, 75, 100)
 RESTORES_IN = 4  # of so many moves one is a restore
 
@@ -284,6 +285,7 @@ def stress(
         purpose="pages", memory_bytes=settings.memory_bytes, swap_bytes=settings.swap_bytes,
         memory_via=settings.memory_via,
         share_cpu=SHARE_CPU_PERCENT if settings.share else None,
+        idle_cost=IDLE_COST_PERCENT,
     ) as scratch:
         run = Stress(scratch, settings, counts)
         run.run(lambda: show(run.running_pages()))

@@ -10,7 +10,14 @@ import pytest
 
 from uvmm.config import load
 from uvmm.errors import BadInputError
-from uvmm.settings import Settings, Sizes, check_run_dir, resolve
+from uvmm.settings import (
+    Settings,
+    Sizes,
+    check_run_dir,
+    idle_cost_permille,
+    resolve,
+    share_cpu_permille,
+)
 
 GIB = 1 << 30
 
@@ -61,6 +68,21 @@ class TestSizes:
     def test_what_cannot_be_had_is_refused(self, given: dict[str, Any], words: str) -> None:
         with pytest.raises(BadInputError, match=words):
             resolved(**given)
+
+
+class TestShares:
+    @pytest.mark.parametrize(
+        ("given", "permille"), [(None, 4), ("0", 0), ("0.2%", 2), (" 1 %", 10), ("100", 1000)]
+    )
+    def test_cost_of_idle_pages(self, given: str | None, permille: int) -> None:
+        assert idle_cost_permille(Settings(run_dir="/run", idle_cost=given)) == permille
+
+    @pytest.mark.parametrize("given", ["x", "", "-1", "101", "nan", "1e9", "1%%"])
+    def test_no_percentages(self, given: str) -> None:
+        with pytest.raises(BadInputError, match=r"--idle-cost .*, such as 0\.4%"):
+            idle_cost_permille(Settings(run_dir="/run", idle_cost=given))
+        with pytest.raises(BadInputError, match=r"--share-cpu .*, such as 5%"):
+            share_cpu_permille(Settings(run_dir="/run", share_cpu=given))
 
 
 @pytest.mark.parametrize("path", ["run", "/", "/" + "x" * 100, "/run/\udcff"])

@@ -53,6 +53,10 @@ def up(
         str | None,
         typer.Option(metavar="PERCENT", help="Of one CPU, to look for equal pages; 5%."),
     ] = None,
+    idle_cost: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT", help="Of guests' CPU time, to find idle pages; 0.4%."),
+    ] = None,
     http: Annotated[
         str | None,
         typer.Option(metavar="PORT", help="Serve the web page on 127.0.0.1; see 'uvmm web'."),
@@ -68,7 +72,8 @@ def up(
 
     options = {
         "memory": memory, "swap": swap, "swap_size": swap_size,
-        "memory_via": memory_via, "group": group, "share_cpu": share_cpu, "http": http,
+        "memory_via": memory_via, "group": group, "share_cpu": share_cpu,
+        "idle_cost": idle_cost, "http": http,
     }
     given = {key: value for key, value in options.items() if value is not None}
     if swap is not None:
@@ -82,7 +87,8 @@ def up(
         run_dir=str(run_dir_of(run_dir).path), memory=given.get("memory"),
         swap=given.get("swap"), swap_size=given.get("swap_size"),
         memory_via=given.get("memory_via"), group=given.get("group"),
-        share_cpu=given.get("share_cpu"), http=given.get("http"),
+        share_cpu=given.get("share_cpu"), idle_cost=given.get("idle_cost"),
+        http=given.get("http"),
         force=force, foreground=foreground,
     )
     if foreground:

@@ -67,6 +67,8 @@ enum uvmm_msg_type {
 	UVMM_MSG_REMAP = 17,    /* -> agent: struct uvmm_remap, the frame file */
 	UVMM_MSG_REMAPPED = 18, /* agent -> daemon: struct uvmm_remapped */
 	UVMM_MSG_HOMED = 19,    /* -> daemon: struct uvmm_range; mapped as at first again */
+	UVMM_MSG_ZAP = 20,      /* -> agent: struct uvmm_zap */
+	UVMM_MSG_ZAPPED = 21,   /* agent -> daemon: struct uvmm_zapped */
 };
 
 enum uvmm_role {
@@ -187,6 +189,23 @@ struct uvmm_remap {
  * memory again, and says HOMED, so that it is watched as before. */
 struct uvmm_remapped {
 	uint64_t done[UVMM_REMAP_RUNS / 64];
+};
+
+#define UVMM_ZAP_RUNS 256u
+
+/* The pages are to be unmapped, and stay as they are: the next access maps them again,
+ * which shows that there was one. Runs do not overlap and ascend. */
+struct uvmm_zap {
+	uint64_t until_ns;      /* CLOCK_MONOTONIC; what is not done by then is refused */
+	uint64_t runs;          /* 1 to UVMM_ZAP_RUNS, that many are sent */
+	struct uvmm_range run[UVMM_ZAP_RUNS];
+};
+
+/* Bit i: run i was done. Else nothing was changed there: not all of it is mapped as at
+ * first, or some is about to be changed by the program. */
+struct uvmm_zapped {
+	uint64_t agent_ns;      /* CPU time that the agent has used in all */
+	uint64_t done[UVMM_ZAP_RUNS / 64];
 };
 
 enum uvmm_notice_kind {
