@@ -329,6 +329,23 @@ int uvmm_guest_set_target(uvmm_engine *e, uint64_t id, uint64_t target_pages)
 	return 0;
 }
 
+int uvmm_guest_set_min(uvmm_engine *e, uint64_t id, uint64_t min_pages)
+{
+	struct guest *g = guest_by_id(&e->registry, id);
+
+	if (!g)
+		return -ENOENT;
+	if (min_pages > g->max_pages)
+		return -EINVAL;
+	atomic_store(&g->min_pages, min_pages);
+	return 0;
+}
+
+void uvmm_alarm(uvmm_engine *e, uint64_t headroom_pages)
+{
+	atomic_store(&e->pressure.alarm, (int64_t)headroom_pages);
+}
+
 static int enter(struct uvmm_engine *e, uint64_t id, struct guest **g)
 {
 	*g = guest_enter_id(&e->registry, id);
@@ -337,8 +354,18 @@ static int enter(struct uvmm_engine *e, uint64_t id, struct guest **g)
 	return guest_by_id(&e->registry, id) ? -ENOTCONN : -ENOENT;
 }
 
-int uvmm_guest_reclaim(uvmm_engine *e, uint64_t id, uint64_t pages, uint32_t tier,
-		       struct uvmm_job_result *res)
+/* So many of `pages` pages does g hold above floor_pages. */
+static uint64_t above(const struct guest *g, uint64_t floor_pages, uint64_t pages)
+{
+	uint64_t held = machine_file_pages(g->memfd) + atomic_load(&g->sharing.split_pages);
+
+	if (held <= floor_pages)
+		return 0;
+	return held - floor_pages < pages ? held - floor_pages : pages;
+}
+
+static int trim(struct uvmm_engine *e, uint64_t id, uint64_t pages, uint64_t floor_pages,
+		uint32_t tier, struct uvmm_job_result *res)
 {
 	uint64_t since = clock_ns();
 	struct reclaim_buffer *b;
@@ -352,7 +379,8 @@ int uvmm_guest_reclaim(uvmm_engine *e, uint64_t id, uint64_t pages, uint32_t tie
 	if (rc)
 		return rc;
 	b = reclaim_buffer_new();
-	rc = b ? reclaim_guest(e, g, pages, false, e->tier[tier], b, res) : -ENOMEM;
+	rc = b ? reclaim_guest(e, g, above(g, floor_pages, pages), false, e->tier[tier], b,
+			       res) : -ENOMEM;
 	reclaim_buffer_free(b);
 	guest_leave(g);
 	res->left_pages = pages > res->pages ? pages - res->pages : 0;
@@ -360,6 +388,21 @@ int uvmm_guest_reclaim(uvmm_engine *e, uint64_t id, uint64_t pages, uint32_t tie
 	pressure_refresh(e);
 	pressure_wake_waiting(e);
 	return rc;
+}
+
+int uvmm_guest_reclaim(uvmm_engine *e, uint64_t id, uint64_t pages, uint32_t tier,
+		       struct uvmm_job_result *res)
+{
+	return trim(e, id, pages, 0, tier, res);
+}
+
+int uvmm_guest_trim(uvmm_engine *e, uint64_t id, uint64_t pages, uint64_t floor_pages,
+		    uint32_t tier, struct uvmm_job_result *res)
+{
+	struct guest *g = guest_by_id(&e->registry, id);
+	uint64_t min_pages = g ? atomic_load(&g->min_pages) : 0;
+
+	return trim(e, id, pages, floor_pages > min_pages ? floor_pages : min_pages, tier, res);
 }
 
 static void share_all(struct uvmm_engine *e, struct scan_buffer *b, struct scan_result *r)

@@ -40,7 +40,7 @@ static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 		.pid = g->pid,
 		.uid = g->uid,
 		.attached = atomic_load(&g->attached),
-		.min_pages = g->min_pages,
+		.min_pages = atomic_load(&g->min_pages),
 		.max_pages = g->max_pages,
 		.target_pages = atomic_load(&g->target_pages),
 		.resident_pages = resident,
@@ -71,14 +71,21 @@ static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 	activity_fill(&g->activity, s);
 }
 
-/* What the kernel says of the process: threads without ours, at least 1; CPU time; and its
- * own writable memory that is not guest memory, in memory or swapped by the kernel.
+/* run_ns is so far what the library's own thread has run. */
+static void ask_clock(struct uvmm_guest_stats *s)
+{
+	uint64_t ran = clock_process_ns(s->pid);
+
+	s->run_ns = ran > s->run_ns ? ran - s->run_ns : 0;
+}
+
+/* What the kernel says of the process: threads without ours, at least 1; and its own
+ * writable memory that is not guest memory, in memory or swapped by the kernel.
  * Split pages are the process's own for the kernel. */
 static void ask_kernel(struct uvmm_guest_stats *s)
 {
 	unsigned long threads = 0, kib = 0;
 	char path[40], line[128];
-	uint64_t ran;
 	FILE *f;
 
 	snprintf(path, sizeof(path), "/proc/%d/status", s->pid);
@@ -94,8 +101,6 @@ static void ask_kernel(struct uvmm_guest_stats *s)
 	if (s->attached && threads > OWN_THREADS)
 		threads -= OWN_THREADS;
 	s->threads = threads ? (uint32_t)threads : 1;
-	ran = clock_process_ns(s->pid);
-	s->run_ns = ran > s->run_ns ? ran - s->run_ns : 0;
 	kib -= kib < s->split_pages * KIB_OF_PAGE ? kib : s->split_pages * KIB_OF_PAGE;
 	s->unmanaged_pages = kib / KIB_OF_PAGE;
 }
@@ -138,13 +143,14 @@ static void fill_machine(struct uvmm_engine *e, struct uvmm_machine_stats *m)
 		.damaged_pages = atomic_load(&e->damaged_pages),
 	};
 	swap->ops->usage(swap, &m->swap_total_pages, &m->swap_used_pages);
+	pressure_fill(e, m);
 	fill_sharing(e, m);
 }
 
 #pragma GCC visibility push(default)
 
-int uvmm_snapshot(uvmm_engine *e, struct uvmm_machine_stats *m,
-		  struct uvmm_guest_stats *guests, size_t cap, size_t *n)
+int uvmm_look(uvmm_engine *e, struct uvmm_machine_stats *m,
+	      struct uvmm_guest_stats *guests, size_t cap, size_t *n)
 {
 	struct registry *r = &e->registry;
 	size_t i;
@@ -169,6 +175,17 @@ int uvmm_snapshot(uvmm_engine *e, struct uvmm_machine_stats *m,
 	/* Frames may be about to lose their last page, or to get their first. */
 	m->saved_pages = m->shared_pages > m->frame_pages ? m->shared_pages - m->frame_pages : 0;
 	for (i = 0; i < *n && i < cap; i++)
+		ask_clock(&guests[i]);
+	return 0;
+}
+
+int uvmm_snapshot(uvmm_engine *e, struct uvmm_machine_stats *m,
+		  struct uvmm_guest_stats *guests, size_t cap, size_t *n)
+{
+	size_t i;
+
+	uvmm_look(e, m, guests, cap, n);
+	for (i = 0; i < *n && i < cap; i++)
 		ask_kernel(&guests[i]);
 	return 0;
 }
@@ -187,8 +204,10 @@ int uvmm_guest_find(uvmm_engine *e, const char *name, struct uvmm_guest_stats *o
 		rc = 0;
 	}
 	unlock(&r->lock);
-	if (!rc)
+	if (!rc) {
+		ask_clock(out);
 		ask_kernel(out);
+	}
 	return rc;
 }
 

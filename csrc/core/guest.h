@@ -53,7 +53,7 @@ struct guest {
 	_Atomic uint64_t id;
 	char name[UVMM_CORE_NAME_BYTES];
 	uint8_t token[UVMM_CORE_TOKEN_BYTES];
-	uint64_t min_pages, max_pages;
+	uint64_t max_pages;
 	int32_t pid;
 	bool kin;               /* a guest while it has the mapping, no longer */
 	int pidfd;
@@ -64,7 +64,7 @@ struct guest {
 
 	_Atomic uint32_t uid, gid;      /* of the process when it last connected */
 	_Atomic uint32_t state;         /* enum guest_state */
-	_Atomic uint64_t target_pages;
+	_Atomic uint64_t target_pages, min_pages;
 
 	pthread_mutex_t attach_lock;    /* guards attach, detach and end; and: */
 	int uffd;                       /* changed only when nobody is in */

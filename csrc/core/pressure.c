@@ -65,14 +65,38 @@ static int64_t unseen_splits(struct uvmm_engine *e)
 	return (int64_t)(unseen > least ? unseen : least);
 }
 
+/* Reclaim starts the earlier the more guests share: any of that may be written at once,
+ * and nobody is asked before. */
+static int64_t start_for(struct uvmm_engine *e, int64_t growth_ahead)
+{
+	const struct pressure *p = &e->pressure;
+	int64_t splits_ahead = (int64_t)(atomic_load(&e->sharing.shared_pages) / SPLIT_AHEAD);
+
+	return clamp(p->start_min + growth_ahead + splits_ahead, p->start_min, p->start_max);
+}
+
+static int64_t left_now(struct uvmm_engine *e)
+{
+	return (int64_t)e->pressure.total_pages -
+	       (int64_t)atomic_load(&e->pressure.daemon_pages) -
+	       (int64_t)atomic_load(&e->sharing.split_pages) - unseen_splits(e) -
+	       (int64_t)machine_used_pages(&e->machine);
+}
+
+void pressure_fill(struct uvmm_engine *e, struct uvmm_machine_stats *m)
+{
+	int64_t left = left_now(e);
+
+	m->headroom_pages = left > 0 ? (uint64_t)left : 0;
+	m->net_pages = (uint64_t)start_for(e, 0);
+	m->wait_pages = (uint64_t)e->pressure.low;
+}
+
 int64_t pressure_refresh(struct uvmm_engine *e)
 {
-	struct pressure *p = &e->pressure;
-	int64_t left = (int64_t)p->total_pages - (int64_t)atomic_load(&p->daemon_pages) -
-		       (int64_t)atomic_load(&e->sharing.split_pages) -
-		       unseen_splits(e) - (int64_t)machine_used_pages(&e->machine);
+	int64_t left = left_now(e);
 
-	atomic_store(&p->headroom, left);
+	atomic_store(&e->pressure.headroom, left);
 	return left;
 }
 
@@ -210,16 +234,20 @@ static void kick_reclaimer(struct pressure *p)
 	unlock(&p->lock);
 }
 
-/* Reclaim starts the earlier the faster guests grow, and the more they share: any of that
- * may be written at once, and nobody is asked before. */
+/* And the faster they grow. */
 static void move_start(struct uvmm_engine *e, int64_t growth_per_s)
 {
 	int64_t ahead = growth_per_s * (int64_t)(GROWTH_AHEAD_NS / NS_PER_MS) / 1000;
+
+	atomic_store(&e->pressure.start, start_for(e, ahead));
+}
+
+static void sound_alarm(struct uvmm_engine *e, int64_t left)
+{
 	struct pressure *p = &e->pressure;
 
-	ahead += (int64_t)atomic_load(&e->sharing.shared_pages) / SPLIT_AHEAD;
-
-	atomic_store(&p->start, clamp(p->start_min + ahead, p->start_min, p->start_max));
+	if (left < atomic_load(&p->alarm) && atomic_exchange(&p->alarm, 0))
+		events_add(&e->events, UVMM_EVENT_SHORT, 0, "memory is short");
 }
 
 static void look(struct uvmm_engine *e, int64_t left)
@@ -228,13 +256,14 @@ static void look(struct uvmm_engine *e, int64_t left)
 
 	if (left <= p->tight && !atomic_load(&p->is_tight))
 		become_tight(e);
-	else if (left > 2 * p->tight && atomic_load(&p->is_tight))
+	else if (left > p->roomy && atomic_load(&p->is_tight))
 		become_roomy(e);
 	if (left < atomic_load(&p->start))
 		kick_reclaimer(p);
 	if (may_grow(left, p))
 		atomic_store(&p->exhausted, false);
 	pressure_wake_waiting(e);
+	sound_alarm(e, left);
 	release(e);
 	set_level(e, left < p->low ? UVMM_PRESSURE_FULL :
 		     left < atomic_load(&p->start) ? UVMM_PRESSURE_SOME :
@@ -350,13 +379,14 @@ static void set_marks(struct pressure *p, int64_t t)
 	p->reserve = clamp(t / 128, 128, 1024);
 	p->low = p->reserve + clamp(t / 64, 256, 16384);
 	p->tight = p->low + clamp(t / 16, 4096, 65536);
-	p->start_min = p->tight + t / 32;
+	p->start_min = p->tight + t / 128;
 	if (p->start_min > t / 3) {
 		p->tight = t;
 		p->start_min = p->low + t / 16;
 	}
 	p->start_max = p->tight == t ? p->start_min : clamp(t / 5, p->start_min, INT64_MAX);
 	p->hysteresis = t / 32;
+	p->roomy = p->tight == t ? INT64_MAX : p->start_min + p->hysteresis;
 }
 
 int pressure_start(struct uvmm_engine *e, uint64_t total_pages)

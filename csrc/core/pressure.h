@@ -11,14 +11,15 @@
  *   memory can be touched it sees each mark before the next one is reached:
  *
  *     start    the background reclaimer runs (20 % free while guests grow fast,
- *              less while they do not)
+ *              less while they do not). It is the net below the policy, which takes
+ *              memory from guests a little above that mark (docs/policy.md)
  *     tight    all guest memory is armed: growth now asks for each page
  *     low      growth waits
  *     reserve  loads of stored pages wait only here, and not when all is full: they
  *              free their slot
  *
- *   Memory returns in the other direction with hysteresis: disarmed at twice
- *   `tight`, the reclaimer stops a little above `start`.
+ *   Memory returns in the other direction with hysteresis: disarmed, and the reclaimer
+ *   stops, a little above `start`.
  *
  *   Exhausted: the reclaimer found nothing that it could take while growth was
  *   waiting. Then waiting growth is refused: SIGBUS to that thread alone.
@@ -45,7 +46,7 @@ enum pressure_use {
 
 struct pressure {
 	uint64_t total_pages;           /* immutable after start, as the marks */
-	int64_t reserve, low, tight, start_min, start_max, hysteresis;
+	int64_t reserve, low, tight, roomy, start_min, start_max, hysteresis;
 
 	_Atomic int64_t headroom;
 	_Atomic int64_t start;          /* between start_min and start_max */
@@ -53,6 +54,7 @@ struct pressure {
 	_Atomic bool is_tight;
 	_Atomic bool exhausted;
 	_Atomic uint32_t level;         /* enum uvmm_pressure_level */
+	_Atomic int64_t alarm;          /* below it there is one event; 0: none */
 	_Atomic uint64_t blocks_end_ns; /* when the last block does; 0: none goes on */
 	_Atomic bool stop;
 
@@ -78,6 +80,9 @@ static inline bool pressure_is_short(const struct pressure *p)
 {
 	return atomic_load(&p->is_tight) || atomic_load(&p->headroom) < 2 * p->start_max;
 }
+
+/* Fills in the marks that the policy has to know. */
+void pressure_fill(struct uvmm_engine *e, struct uvmm_machine_stats *m);
 
 /* Reads the headroom anew; returns it. */
 int64_t pressure_refresh(struct uvmm_engine *e);

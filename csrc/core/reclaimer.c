@@ -38,8 +38,8 @@ static struct guest *victim(struct uvmm_engine *e, int barren)
 		at = 0;
 		while ((g = guest_next_entered(&e->registry, &at))) {
 			uint64_t target = atomic_load(&g->target_pages);
-			uint64_t floor_pages = phase || target < g->min_pages ?
-				g->min_pages : target;
+			uint64_t min_pages = atomic_load(&g->min_pages);
+			uint64_t floor_pages = phase || target < min_pages ? min_pages : target;
 			uint64_t over = excess(g, floor_pages, barren >= UNSHARE_FROM);
 
 			if (over && (over > most || turn-- > 0)) {

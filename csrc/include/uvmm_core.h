@@ -71,6 +71,10 @@ int uvmm_guest_create(uvmm_engine *e, const struct uvmm_guest_config *cfg,
  * reclaimed first.  -ENOENT */
 int uvmm_guest_set_target(uvmm_engine *e, uint64_t id, uint64_t target_pages);
 
+/* Sets what the background reclaimer leaves it in any case.
+ *   -ENOENT   -EINVAL  more than its max */
+int uvmm_guest_set_min(uvmm_engine *e, uint64_t id, uint64_t min_pages);
+
 /* Sets the size that the guest's balloon is to have, clamped to its max; how much of
  * that is allowed is the caller's to know. Returns at once: the guest's agent does it,
  * as far as it can, and is asked once; ask again for what it could not give.
@@ -94,6 +98,10 @@ struct uvmm_job_result {
  *   -EIO     the tier failed: likewise */
 int uvmm_guest_reclaim(uvmm_engine *e, uint64_t id, uint64_t pages, uint32_t tier,
 		       struct uvmm_job_result *res);
+
+/* The same, but leaves the guest what it holds up to floor_pages, its min at least. */
+int uvmm_guest_trim(uvmm_engine *e, uint64_t id, uint64_t pages, uint64_t floor_pages,
+		    uint32_t tier, struct uvmm_job_result *res);
 
 /* Brings stored pages back, as far as machine memory allows without reclaim.
  *   -ENOENT, -ENOTCONN
@@ -191,11 +199,19 @@ struct uvmm_machine_stats {
 	/* Pages that had a twin and were not shared then, by reason (sharing.h): */
 	uint64_t share_refused_busy, share_refused_changed, share_refused_agent;
 	uint64_t share_refused_mappings, share_refused_memory;
+	/* What is free, without splits that may be unseen yet. Below net_pages the
+	 * background reclaimer takes by itself, also when no guest grows; below wait_pages
+	 * growth waits. */
+	uint64_t headroom_pages, net_pages, wait_pages;
 };
 
 /* Fills *m and up to cap guests; *n is how many there are. */
 int uvmm_snapshot(uvmm_engine *e, struct uvmm_machine_stats *m,
 		  struct uvmm_guest_stats *guests, size_t cap, size_t *n);
+
+/* The same without what takes long: threads and unmanaged_pages are 0. */
+int uvmm_look(uvmm_engine *e, struct uvmm_machine_stats *m,
+	      struct uvmm_guest_stats *guests, size_t cap, size_t *n);
 
 /* One guest by name.  -ENOENT */
 int uvmm_guest_find(uvmm_engine *e, const char *name, struct uvmm_guest_stats *out);
@@ -228,6 +244,7 @@ enum uvmm_event_kind {
 	UVMM_EVENT_ENDED = 3,           /* the guest is gone, all of it freed */
 	UVMM_EVENT_REFUSED = 4,         /* text: why it was refused memory */
 	UVMM_EVENT_DAMAGED = 5,         /* text: which page, why */
+	UVMM_EVENT_SHORT = 7,           /* headroom fell below uvmm_alarm() */
 	UVMM_EVENT_KIN = 6,             /* the process pid asks to be a guest with the
 					 * token of this one; it asks until it is */
 };
@@ -239,6 +256,9 @@ struct uvmm_event {
 	int32_t pid;                    /* of KIN, else 0 */
 	char text[UVMM_ERR_BYTES];
 };
+
+/* Once headroom is below that there is one event SHORT; 0: none. */
+void uvmm_alarm(uvmm_engine *e, uint64_t headroom_pages);
 
 /* A descriptor that polls readable while events wait; owned by the engine. */
 int uvmm_event_fd(uvmm_engine *e);
