@@ -44,6 +44,7 @@ class Statistics:
     swapped_pages: int
     untouched_pages: int
     pinned_pages: int
+    ballooned_pages: int
     allocated_pages: int
     free_pages: int
     faults: int

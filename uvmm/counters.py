@@ -180,6 +180,8 @@ GUEST = (
            "what its balloon was asked to take"),
     _pages("balloon_given_pages", "guest_balloon_given_bytes", "what it took of that"),
     _pages("popped_pages", "guest_balloon_popped_bytes", "pages touched in its balloon"),
+    _pages("balloon_needed_pages", "guest_balloon_needed_bytes",
+           "pages that it took back by itself, as it had no others"),
     _count("cpu_seconds", "guest_cpu_seconds", "CPU time of its process, but uvmm's"),
     _count("samples", "guest_samples", "samples of its pages that were begun"),
     _gauge("sampled_pages", "guest_sampled_pages", "pages that are watched now"),
@@ -207,6 +209,7 @@ READING = (
     "change too fast to be shared.",
     "`splits` near `merged_pages`: what is shared is written soon; sharing costs more than it "
     "saves.",
+    "`balloon_needed_pages` that rise: its balloon is too large for it.",
     "`popped_pages` that rise: the guest, or something in it, uses memory that it gave back.",
 )
 

@@ -137,6 +137,7 @@ class Guest:
     balloon_asked_pages: int = 0
     balloon_given_pages: int = 0
     popped_pages: int = 0
+    balloon_needed_pages: int = 0
 
     @property
     def placed_pages(self) -> int:

@@ -73,5 +73,6 @@ def guest(g: Any, name: str, shares: int) -> Guest:
         blocks=g.blocks,
         ballooned_pages=g.ballooned_pages, balloon_target_pages=g.balloon_target_pages,
         balloon_able=bool(g.balloon_able), popped_pages=g.popped_pages,
+        balloon_needed_pages=g.balloon_needed_pages,
         balloon_asked_pages=g.balloon_asked_pages, balloon_given_pages=g.balloon_given_pages,
     )

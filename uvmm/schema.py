@@ -187,6 +187,7 @@ class GuestFigures(TypedDict):
     balloon_asked_pages: int
     balloon_given_pages: int
     popped_pages: int
+    balloon_needed_pages: int
     cpu_seconds: float
     samples: int
     sampled_pages: int
@@ -323,6 +324,7 @@ def guest_figures(guest: Guest, stall_percent: float) -> GuestFigures:
         balloon_asked_pages=guest.balloon_asked_pages,
         balloon_given_pages=guest.balloon_given_pages,
         popped_pages=guest.popped_pages,
+        balloon_needed_pages=guest.balloon_needed_pages,
         cpu_seconds=guest.run_ns / 1e9,
         samples=guest.samples, sampled_pages=guest.sampled_pages,
         sample_touched_pages=guest.sample_touched_pages,

@@ -33,6 +33,8 @@ static enum uvmm_map_state state_of(pmap_entry e)
 		return UVMM_MAP_SHARED;
 	case PAGE_SPLIT:
 		return UVMM_MAP_SPLIT;
+	case PAGE_BALLOONED:
+		return UVMM_MAP_BALLOONED;
 	case PAGE_REMAPPING:
 		if (pmap_handle(e) != PMAP_NO_FRAME)
 			return UVMM_MAP_SHARED;

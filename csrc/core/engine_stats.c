@@ -19,22 +19,28 @@ static bool is_alive(const struct guest *g)
 	return s == GUEST_REGISTERED || s == GUEST_ATTACHED;
 }
 
-/* Under the registry's lock, so that the files stay. Resident, swapped and
- * untouched are read one after the other while pages move: the parts are made
- * to add up to max. */
+/* As many of the pages that are left as there are. */
+static uint64_t take_of(uint64_t *left, uint64_t pages)
+{
+	pages = pages < *left ? pages : *left;
+	*left -= pages;
+	return pages;
+}
+
+/* Under the registry's lock, so that the files stay. Where pages are is read one after
+ * the other while they move: the parts are made to add up to max. */
 static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 {
 	uint64_t stored = atomic_load(&g->stored_pages);
 	uint64_t shared = atomic_load(&g->sharing.shared_pages);
 	uint64_t split = atomic_load(&g->sharing.split_pages);
-	uint64_t resident = machine_file_pages(g->memfd) + split;
+	uint64_t ballooned = atomic_load(&g->balloon.ballooned_pages);
+	uint64_t resident = machine_file_pages(g->memfd) + split, left = g->max_pages;
 
-	if (stored > g->max_pages)
-		stored = g->max_pages;
-	if (shared > g->max_pages - stored)
-		shared = g->max_pages - stored;
-	if (resident > g->max_pages - stored - shared)
-		resident = g->max_pages - stored - shared;
+	ballooned = take_of(&left, ballooned);
+	stored = take_of(&left, stored);
+	shared = take_of(&left, shared);
+	resident = take_of(&left, resident);
 	*s = (struct uvmm_guest_stats){
 		.id = g->id,
 		.pid = g->pid,
@@ -45,7 +51,8 @@ static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 		.target_pages = atomic_load(&g->target_pages),
 		.resident_pages = resident,
 		.swapped_pages = stored,
-		.untouched_pages = g->max_pages - resident - stored - shared,
+		.untouched_pages = left,
+		.ballooned_pages = ballooned,
 		.pinned_pages = atomic_load(&g->pinned_pages),
 		.faults = atomic_load(&g->faults),
 		.pages_in = atomic_load(&g->pages_in),
@@ -67,7 +74,7 @@ static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 		.blocks = atomic_load(&g->blocks),
 	};
 	memcpy(s->name, g->name, sizeof(s->name));
-	balloon_fill(&g->balloon, s);
+	balloon_fill(g, s);
 	activity_fill(&g->activity, s);
 }
 
@@ -93,6 +100,8 @@ static void ask_kernel(struct uvmm_guest_stats *s)
 	while (f && fgets(line, sizeof(line), f)) {
 		if (!strncmp(line, "Threads:", 8))
 			threads = strtoul(line + 8, NULL, 10);
+		else if (!strncmp(line, "State:\tT", 8) || !strncmp(line, "State:\tt", 8))
+			s->balloon_able = 0;    /* stopped */
 		else if (!strncmp(line, "RssAnon:", 8) || !strncmp(line, "VmSwap:", 7))
 			kib += strtoul(strchr(line, ':') + 1, NULL, 10);
 	}

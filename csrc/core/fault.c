@@ -279,6 +279,8 @@ static void serve_one(struct fault_thread *t, struct guest *g, const struct uffd
 
 	if (m->addr < g->base || ppn >= g->max_pages)
 		return;
+	if (balloon_fault(g, ppn, m->tid))
+		return;
 	t->recent[t->faults++ % FAULT_RECENT] = m->tid;
 	atomic_fetch_add(&g->faults, 1);
 	if (m->fault == UFFD_FAULT_MISSING)

@@ -15,6 +15,7 @@
  *                           PRESENT    zeros, if memory allows: load.h
  *                           DAMAGED    poisoned again
  *     either                owned      nothing: the owner will wake it
+ *                           BALLOONED  comes again, and pops it (balloon.h): PRESENT
  *
  *   Threads  its own. None takes Python's lock, or any lock during I/O.
  */

@@ -268,6 +268,7 @@ static void reset(struct guest *g, uint64_t id, const struct uvmm_guest_config *
 	atomic_store(&g->stall_ns, 0);
 	atomic_store(&g->blocks, 0);
 	atomic_store(&g->strange_fds, 0);
+	balloon_reset(&g->balloon);
 }
 
 static int check_config(const struct uvmm_guest_config *cfg, char *err, size_t err_bytes)

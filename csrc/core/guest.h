@@ -177,6 +177,7 @@ static inline uint64_t guest_addr(const struct guest *g, uint64_t ppn)
 
 /* -ENOMEM, -ESRCH */
 int guest_arm_chunk(struct guest *g, uint64_t chunk);
+int guest_arm_chunks(struct guest *g, uint64_t chunk, uint64_t n);
 int guest_shield_chunk(struct guest *g, uint64_t chunk);
 /* Arms all that is open. */
 int guest_arm_all(struct guest *g);
@@ -184,8 +185,9 @@ void guest_open_chunk(struct guest *g, uint64_t chunk);
 /* The range, where something else was mapped for a while, as the chunks it lies in.
  * -ENOMEM, -ESRCH */
 int guest_watch_again(struct guest *g, uint64_t ppn, uint64_t pages);
-/* Opens every chunk without absent pages that nobody holds. */
+/* Opens every chunk without absent pages that nobody holds, of all or of n chunks. */
 void guest_open_idle(struct guest *g);
+void guest_open_idle_chunks(struct guest *g, uint64_t chunk, uint64_t n);
 
 /* --- direct I/O -------------------------------------------------------------- */
 

@@ -79,11 +79,21 @@ static int register_most(struct guest *g, uint64_t chunk, uint64_t n, enum guest
 
 int guest_arm_chunk(struct guest *g, uint64_t chunk)
 {
+	return guest_arm_chunks(g, chunk, 1);
+}
+
+int guest_arm_chunks(struct guest *g, uint64_t chunk, uint64_t n)
+{
+	uint64_t end = chunk + n, to;
 	int rc = 0;
 
 	lock(&g->arm_lock);
-	if (g->armed[chunk] == CHUNK_OPEN)
-		rc = register_chunks(g, chunk, 1, CHUNK_ARMED);
+	for (; chunk < end && !rc; chunk = to + 1) {
+		for (to = chunk; to < end && g->armed[to] == CHUNK_OPEN; to++)
+			;
+		if (to > chunk)
+			rc = register_chunks(g, chunk, to - chunk, CHUNK_ARMED);
+	}
 	unlock(&g->arm_lock);
 	return rc;
 }
@@ -169,10 +179,15 @@ static bool claim_idle(struct guest *g, uint64_t chunk)
 
 void guest_open_idle(struct guest *g)
 {
+	guest_open_idle_chunks(g, 0, g->pmap.chunks);
+}
+
+void guest_open_idle_chunks(struct guest *g, uint64_t chunk, uint64_t n)
+{
 	uint64_t c, from = 0, run = 0;
 
-	for (c = 0; c <= g->pmap.chunks; c++) {
-		if (c < g->pmap.chunks && claim_idle(g, c)) {
+	for (c = chunk; c <= chunk + n; c++) {
+		if (c < chunk + n && claim_idle(g, c)) {
 			if (!run++)
 				from = c;
 		} else if (run) {

@@ -20,6 +20,8 @@
  *                 into a hole.
  *     DISCARDING  somebody punches it away at the guest's wish.
  *     DAMAGED     its stored copy failed; accesses get SIGBUS. For good.
+ *     BALLOONED   the guest has given it back: a hole, in a chunk that is armed, so that
+ *                 an access is seen, and pops it (balloon.h).
  *     REMAPPING   the guest's agent has been told to map a frame there, or guest
  *                 memory again; until it has answered nobody knows which is mapped,
  *                 and both have the same content (order.h, share.h).
@@ -60,9 +62,10 @@ enum page_state {
 	PAGE_HELD = 5,
 	PAGE_DISCARDING = 6,
 	PAGE_DAMAGED = 7,
-	PAGE_REMAPPING = 8,
-	PAGE_SHARED = 9,
-	PAGE_SPLIT = 10,
+	PAGE_BALLOONED = 8,
+	PAGE_REMAPPING = 9,
+	PAGE_SHARED = 10,
+	PAGE_SPLIT = 11,
 };
 
 #define PMAP_PINS_MAX 15u
@@ -133,7 +136,7 @@ struct pmap {
 };
 
 /* A chunk word: absent pages in the low 16 bits (those that are, or are about to
- * be, STORED, LOADING or DAMAGED), and the bit of the one who reclaims in it or loads
+ * be, STORED, LOADING, DAMAGED or BALLOONED), and the bit of the one who reclaims in it or loads
  * it as a whole. */
 #define CHUNK_ABSENT_MASK 0xffffu
 #define CHUNK_BUSY 0x10000u

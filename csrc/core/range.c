@@ -32,7 +32,7 @@ static bool waited_too_long(uint64_t *since_ns)
 }
 
 /* Makes the page DISCARDING, with the pins that have come meanwhile. False if it stays:
- * damaged, or with *rc set. */
+ * damaged, ballooned, or with *rc set. */
 static bool claim(struct uvmm_engine *engine, struct guest *g, uint64_t ppn,
 		  struct discard *d, int *rc)
 {
@@ -41,6 +41,7 @@ static bool claim(struct uvmm_engine *engine, struct guest *g, uint64_t ppn,
 
 		switch (pmap_state(e)) {
 		case PAGE_DAMAGED:
+		case PAGE_BALLOONED:
 			return false;
 		case PAGE_PRESENT:
 			if (pmap_move(&g->pmap, ppn, &e, pmap_make(PAGE_DISCARDING, pmap_pins(e))))
@@ -94,23 +95,21 @@ static int punch_and_release(struct uvmm_engine *e, struct guest *g, uint64_t lo
 	return rc;
 }
 
-/* Whether the pages may be discarded. Once no page is REMAPPING none waits for an agent
- * any more: no order is sent while a discard goes on (share.h). */
-static int settle(const struct guest *g, uint64_t lo, uint64_t hi, bool homes)
+int range_settle(const struct guest *g, uint64_t lo, uint64_t hi, bool homes, bool pins)
 {
-	bool pins = atomic_load(&g->pinned_pages);
+	bool any_pins = !pins && atomic_load(&g->pinned_pages);
 	uint64_t ppn, since_ns = 0;
 
 	for (ppn = lo; ppn < hi; ppn++) {
 		uint64_t chunk = ppn / UVMM_CHUNK_PAGES;
 		pmap_entry e;
 
-		if (!pins && !pmap_chunk_away(&g->pmap, chunk)) {
+		if (!any_pins && !pmap_chunk_away(&g->pmap, chunk)) {
 			ppn = (chunk + 1) * UVMM_CHUNK_PAGES - 1;
 			continue;
 		}
 		e = pmap_get(&g->pmap, ppn);
-		if (pmap_pins(e) || (!homes && !pmap_is_home(e)))
+		if (pmap_pins(e) ? !pins || !pmap_is_home(e) : !homes && !pmap_is_home(e))
 			return -EBUSY;
 		for (; pmap_state(e) == PAGE_REMAPPING; e = pmap_get(&g->pmap, ppn)) {
 			if (waited_too_long(&since_ns))
@@ -134,7 +133,7 @@ static int discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_
 {
 	uint64_t at = ppn, lo;
 	struct discard d = { .homes = homes };
-	int rc = settle(g, ppn, end, homes), failed = 0;
+	int rc = range_settle(g, ppn, end, homes, false), failed = 0;
 
 	while (at < end && !rc) {
 		/* Runs end with their chunk, whose books they are in. */
@@ -153,7 +152,7 @@ static int discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_
 		if (punch_and_release(e, g, lo, at - lo, &d))
 			failed = -EIO;
 		if (at < stop)
-			at++;   /* damaged, or the end */
+			at++;   /* one that stays, or the end */
 	}
 	return rc ? rc : failed;
 }
@@ -176,7 +175,7 @@ static void set_stored(const struct guest *g, uint64_t ppn, uint64_t pages, uint
 	for (i = 0; i < pages; i++) {
 		enum page_state s = pmap_state(pmap_get(&g->pmap, ppn + i));
 
-		if (s != PAGE_PRESENT && s != PAGE_DISCARDING)
+		if (s != PAGE_PRESENT && s != PAGE_DISCARDING && s != PAGE_BALLOONED)
 			bits[i / 64] |= 1ull << (i % 64);
 	}
 }
@@ -251,6 +250,9 @@ static int pin_page(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64
 			break;
 		case PAGE_DAMAGED:
 			return -EIO;
+		case PAGE_BALLOONED:
+			balloon_pop(g, ppn);
+			break;
 		case PAGE_REMAPPING:
 			if (waited_too_long(&since_ns))
 				return -EBUSY;

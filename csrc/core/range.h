@@ -26,6 +26,12 @@ struct uvmm_engine;
 int range_discard(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages,
 		  bool homes);
 
+/* Waits until no page of [lo, hi) is REMAPPING: from then none is while the caller counts in
+ * g->sharing.discards (share.h).
+ *   -EBUSY  it lasts too long, or a page is pinned and not home; with `homes` unset if one
+ *           is not home, with `pins` unset if one is pinned */
+int range_settle(const struct guest *g, uint64_t lo, uint64_t hi, bool homes, bool pins);
+
 /* Sets bit i for each page ppn + i that holds anything; the others are zero. bits has
  * room for `pages`, and is zero. What is taken out or brought in meanwhile is told
  * right, too: a page's state is looked at before and after the file. */

@@ -70,6 +70,8 @@ static void drop(struct session *s, struct conn *c)
 		;
 	*at = c->next;
 	s->pending -= c->kind == CONN_PENDING;
+	if (c->kind == CONN_AGENT && c->welcomed && c->guest->id == c->guest_id)
+		atomic_fetch_sub(&c->guest->balloon.agents, 1);
 	epoll_ctl(s->epoll, EPOLL_CTL_DEL, c->fd, NULL);
 	if (c->kind != CONN_ENDING && (c->kind != CONN_PROCESS || !c->guest))
 		close(c->fd);
@@ -133,6 +135,7 @@ static void on_end(struct session *s, struct conn *c)
 /* What an agent answers; true if it was asked for that. */
 static bool on_agent(struct uvmm_engine *e, struct conn *c, const struct packet *p)
 {
+	struct uvmm_ballooned b;
 	struct uvmm_remapped done;
 	struct uvmm_zapped zapped;
 	bool keep = true;
@@ -160,6 +163,16 @@ static bool on_agent(struct uvmm_engine *e, struct conn *c, const struct packet 
 		if (guest_enter(c->guest)) {
 			keep = c->guest->id == c->guest_id &&
 			       zap_answered(c->guest, p->head.seq, &zapped);
+			guest_leave(c->guest);
+		}
+		return keep;
+	case UVMM_MSG_BALLOONED:
+		if (p->body_bytes != sizeof(b))
+			return false;
+		memcpy(&b, p->body, sizeof(b));
+		if (guest_enter(c->guest)) {
+			keep = c->guest->id == c->guest_id &&
+			       balloon_answered(e, c->guest, p->head.seq, &b);
 			guest_leave(c->guest);
 		}
 		return keep;

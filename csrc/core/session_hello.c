@@ -138,10 +138,14 @@ bool session_hello(struct session *s, struct conn *c, const struct packet *p)
 		return false;
 	lock(&s->lock);
 	c->welcomed = true;
+	if (h.role == UVMM_ROLE_AGENT && c->guest->id == c->guest_id)
+		atomic_fetch_add(&c->guest->balloon.agents, 1);
 	unlock(&s->lock);
 	if (h.role == UVMM_ROLE_AGENT && guest_enter(c->guest)) {
-		if (c->guest->id == c->guest_id)
+		if (c->guest->id == c->guest_id) {
 			order_repeat(s->engine, c->guest);
+			balloon_repeat(s->engine, c->guest);
+		}
 		guest_leave(c->guest);
 	}
 	return true;

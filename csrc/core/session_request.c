@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "balloon.h"
 #include "engine.h"
 #include "range.h"
 #include "share.h"
@@ -51,12 +52,27 @@ static const char *range_why(uint16_t type, int rc)
 	case -EIO:
 		return type == UVMM_MSG_DISCARD ? "the kernel refused to free a part of the range" :
 			"a page of the range is lost: its stored copy is damaged";
+	case -EDQUOT:
+		return "the balloon is not to be that large";
 	case -EINVAL:
 		return type == UVMM_MSG_UNPIN ? "the range is not all pinned, or not in guest memory" :
 						"the range is empty or not in guest memory";
 	default:
 		return "the guest is not attached";
 	}
+}
+
+static int on_homed(struct guest *g, const struct uvmm_range *r)
+{
+	int rc = share_homed(g, r->ppn, r->pages);
+
+	balloon_homed(g, r->ppn, r->pages);
+	return rc;
+}
+
+static bool is_in_memory(const struct guest *g, const struct uvmm_range *r)
+{
+	return r->pages && r->ppn < g->max_pages && r->pages <= g->max_pages - r->ppn;
 }
 
 static int on_range(struct uvmm_engine *e, struct conn *c, struct packet *p)
@@ -69,14 +85,14 @@ static int on_range(struct uvmm_engine *e, struct conn *c, struct packet *p)
 	if (guest_enter(g)) {
 		if (g->id != c->guest_id)
 			rc = -ENOTCONN;
-		else if (!r.pages || r.ppn >= g->max_pages || r.pages > g->max_pages - r.ppn)
+		else if (!is_in_memory(g, &r))
 			rc = -EINVAL;
 		else if (p->head.type == UVMM_MSG_PIN)
 			rc = range_pin(e, g, r.ppn, r.pages);
 		else if (p->head.type == UVMM_MSG_UNPIN)
 			rc = range_unpin(e, g, r.ppn, r.pages);
 		else if (p->head.type == UVMM_MSG_HOMED)
-			rc = share_homed(g, r.ppn, r.pages);
+			rc = on_homed(g, &r);
 		else
 			rc = range_discard(e, g, r.ppn, r.pages, true);
 		guest_leave(g);
@@ -96,8 +112,7 @@ static int on_content(struct uvmm_engine *e, struct conn *c, struct packet *p)
 	if (guest_enter(g)) {
 		if (g->id != c->guest_id)
 			rc = -ENOTCONN;
-		else if (!r.pages || r.pages > UVMM_BITMAP_PAGES || r.ppn >= g->max_pages ||
-			 r.pages > g->max_pages - r.ppn)
+		else if (!is_in_memory(g, &r) || r.pages > UVMM_BITMAP_PAGES)
 			rc = -EINVAL;
 		else
 			rc = 0;
@@ -108,6 +123,42 @@ static int on_content(struct uvmm_engine *e, struct conn *c, struct packet *p)
 	if (rc)
 		return packet_reply(c->fd, p->head.seq, rc, "%s", range_why(p->head.type, rc));
 	return packet_send(c->fd, UVMM_MSG_BITMAP, p->head.seq, 0, &b, sizeof(b), NULL, 0);
+}
+
+static bool are_sound(const struct guest *g, const struct uvmm_ranges *r, uint16_t type)
+{
+	uint32_t i;
+
+	if (!r->ranges || r->ranges > UVMM_RANGES || r->why > UVMM_DEFLATE_NEEDED ||
+	    (r->why && type == UVMM_MSG_INFLATE))
+		return false;
+	for (i = 0; i < r->ranges && is_in_memory(g, &r->range[i]); i++)
+		;
+	return i == r->ranges;
+}
+
+static int on_ranges(struct uvmm_engine *e, struct conn *c, struct packet *p)
+{
+	struct guest *g = c->guest;
+	struct uvmm_count count = { 0 };
+	struct uvmm_ranges r;
+	int rc = -ENOTCONN;
+
+	memcpy(&r, p->body, sizeof(r));
+	if (guest_enter(g)) {
+		if (g->id != c->guest_id)
+			rc = -ENOTCONN;
+		else if (!are_sound(g, &r, p->head.type))
+			rc = -EINVAL;
+		else if (p->head.type == UVMM_MSG_INFLATE)
+			rc = balloon_inflate(e, g, &r, &count.pages);
+		else
+			rc = balloon_deflate(e, g, &r, &count.pages);
+		guest_leave(g);
+	}
+	if (rc)
+		return packet_reply(c->fd, p->head.seq, rc, "%s", range_why(p->head.type, rc));
+	return packet_send(c->fd, UVMM_MSG_COUNT, p->head.seq, 0, &count, sizeof(count), NULL, 0);
 }
 
 static int on_stats(struct uvmm_engine *e, struct conn *c, struct packet *p)
@@ -127,6 +178,7 @@ static int on_stats(struct uvmm_engine *e, struct conn *c, struct packet *p)
 		.pinned_pages = s.pinned_pages,
 		.faults = s.faults,
 		.stall_ns = s.stall_ns,
+		.ballooned_pages = s.ballooned_pages,
 	};
 	return packet_send(c->fd, UVMM_MSG_USAGE, p->head.seq, 0, &u, sizeof(u), NULL, 0);
 }
@@ -142,6 +194,8 @@ bool session_request(struct uvmm_engine *e, struct conn *c, struct packet *p)
 		[UVMM_MSG_UNPIN] = { on_range, sizeof(struct uvmm_range) },
 		[UVMM_MSG_DISCARD] = { on_range, sizeof(struct uvmm_range) },
 		[UVMM_MSG_HOMED] = { on_range, sizeof(struct uvmm_range) },
+		[UVMM_MSG_INFLATE] = { on_ranges, sizeof(struct uvmm_ranges) },
+		[UVMM_MSG_DEFLATE] = { on_ranges, sizeof(struct uvmm_ranges) },
 		[UVMM_MSG_STATS] = { on_stats, 0 },
 		[UVMM_MSG_CONTENT] = { on_content, sizeof(struct uvmm_range) },
 	};

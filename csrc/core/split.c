@@ -141,12 +141,16 @@ static void home_chunk(struct uvmm_engine *e, struct guest *g, uint64_t chunk,
 	uint64_t at = chunk * UVMM_CHUNK_PAGES, end = at + UVMM_CHUNK_PAGES, to, pages;
 	uint64_t cold[UVMM_CHUNK_PAGES / 64] = { 0 }, any = 0;
 
+	/* Held: a page that the guest gives back meanwhile is not to be read. */
+	if (!pmap_chunk_claim(&g->pmap, chunk))
+		return;
 	for (; at < end; at = to > at ? to : to + 1) {
 		for (to = at; to < end && to - at < SHARE_PIECE && is_split(g, to); to++)
 			;
 		if (to > at)
 			find_cold(g, at, to - at, b, cold);
 	}
+	pmap_chunk_release(&g->pmap, chunk);
 	for (at = 0; at < UVMM_CHUNK_PAGES / 64; at++)
 		any |= cold[at];
 	if (any)

@@ -23,6 +23,7 @@ struct message {
 		struct uvmm_remap remap;
 		struct uvmm_zap zap;
 		char body[sizeof(struct uvmm_zap)];     /* room for each of them */
+		struct uvmm_balloon balloon;
 	};
 	size_t bytes;           /* of the body */
 	bool with_file;
@@ -120,6 +121,8 @@ static bool is_sound(const struct message *m)
 		return remap_is_sound(&m->remap, m->bytes, m->with_file);
 	case UVMM_MSG_ZAP:
 		return remap_zap_is_sound(&m->zap, m->bytes) && !m->with_file;
+	case UVMM_MSG_BALLOON:
+		return m->bytes == sizeof(m->balloon) && !m->with_file;
 	default:
 		return false;
 	}
@@ -173,22 +176,51 @@ static bool serve_zap(struct agent *a, const struct message *m)
 	return answer(a, m->head.seq, UVMM_MSG_ZAPPED, &done, sizeof(done));
 }
 
-/* For after the attention, instead of what was put off before. */
-static bool put_off(struct agent *a, struct message *late, const struct message *m)
+static bool serve_balloon(struct agent *a, const struct message *m)
+{
+	struct uvmm_ballooned b = { 0 };
+	uint64_t lacking = a->ops->balloon(a->arg, &m->balloon, &b);
+
+	if (lacking && call_all(a, UVMM_PRESSURE_SOME, lacking)) {
+		struct uvmm_balloon rest = { .target_pages = lacking };
+
+		a->ops->balloon(a->arg, &rest, &b);
+	}
+	return answer(a, m->head.seq, UVMM_MSG_BALLOONED, &b, sizeof(b));
+}
+
+/* For after the attention. */
+struct late {
+	struct message pressure, balloon;       /* 0 bytes: none */
+};
+
+/* Instead of what was put off before. */
+static bool put_off(struct agent *a, struct late *late, const struct message *m)
 {
 	static const struct uvmm_released nothing;
-	uint32_t former = late->head.seq;
-	bool first = !late->bytes;
+	uint32_t former = late->pressure.head.seq;
+	bool first = !late->pressure.bytes;
 
-	*late = *m;
+	if (m->head.type == UVMM_MSG_BALLOON) {
+		late->balloon = *m;
+		return true;
+	}
+	late->pressure = *m;
 	return first || answer(a, former, UVMM_MSG_RELEASED, &nothing, sizeof(nothing));
+}
+
+static bool serve_late(struct agent *a, const struct late *late)
+{
+	return (!late->pressure.bytes || serve_pressure(a, &late->pressure)) &&
+	       (!late->balloon.bytes || serve_balloon(a, &late->balloon));
 }
 
 /* False as serve_one. */
 static bool attend(struct agent *a, uint32_t seq)
 {
 	int64_t until_ms = now_ms() + UVMM_ATTEND_MS;
-	struct message m, late = { .bytes = 0 };
+	struct late late = { .pressure = { .bytes = 0 }, .balloon = { .bytes = 0 } };
+	struct message m;
 	bool more = answer(a, seq, UVMM_MSG_ATTENDS, NULL, 0), done = false;
 
 	while (more && !done && comes_until(a, until_ms)) {
@@ -206,7 +238,7 @@ static bool attend(struct agent *a, uint32_t seq)
 			more = put_off(a, &late, &m);
 		}
 	}
-	return more && (!late.bytes || serve_pressure(a, &late));
+	return more && serve_late(a, &late);
 }
 
 /* Hears and answers one message; false when there will be no more. */
@@ -225,6 +257,8 @@ static bool serve_one(struct agent *a)
 		return serve_remap(a, &m);
 	case UVMM_MSG_ZAP:
 		return serve_zap(a, &m);
+	case UVMM_MSG_BALLOON:
+		return serve_balloon(a, &m);
 	default:
 		return serve_pressure(a, &m);
 	}

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
  * agent - the guest's agent thread: hears of pressure from the daemon, calls the
- * program's callbacks, hands free pages back, answers; maps pages as it is told.
+ * program's callbacks, hands free pages back, answers; maps pages and serves the balloon
+ * as it is told.
  *
  *   After ATTEND, until the REMAP or for UVMM_ATTEND_MS, it does nothing but wait for
  *   that, and zap: threads of the program may stand still meanwhile, and callbacks with them.
  *   Of the pressure that it hears of then, the last is what callbacks are told
- *   after it; all of it is answered.
+ *   after it; all of it is answered. Of BALLOON the last is served after it.
+ *
+ *   When the balloon is to have more than is free, the callbacks are asked for that, as
+ *   under pressure, and what they have released goes into it.
  *
  *   The thread has all signals blocked and never touches guest memory itself. It
  *   ends when the daemon has gone; when the program has closed the connection, it
@@ -47,6 +51,8 @@ struct agent_ops {
 		      struct uvmm_remapped *out);
 	/* As remap_zap(). */
 	void (*zap)(void *arg, const struct uvmm_zap *m, struct uvmm_zapped *out);
+	/* As driver_serve(). */
+	uint64_t (*balloon)(void *arg, const struct uvmm_balloon *m, struct uvmm_ballooned *out);
 };
 
 struct agent {

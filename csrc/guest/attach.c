@@ -168,7 +168,7 @@ int attach_ask(struct attachment *a, struct rpc_call *call, char why[UVMM_TEXT_B
 }
 
 int attach_ask_range(struct attachment *a, const struct uvmm_range *range, uint16_t type,
-		     bool *heard, char why[UVMM_TEXT_BYTES])
+		     char why[UVMM_TEXT_BYTES])
 {
 	struct uvmm_reply reply;
 	struct rpc_call call = {
@@ -180,11 +180,8 @@ int attach_ask_range(struct attachment *a, const struct uvmm_range *range, uint1
 		.answer = &reply,
 		.answer_bytes = sizeof(reply),
 	};
-	int rc = attach_ask(a, &call, why);
 
-	if (heard)
-		*heard = call.sent;
-	return rc;
+	return attach_ask(a, &call, why);
 }
 
 /* --- memory ----------------------------------------------------------------- */

@@ -45,10 +45,9 @@ void attach_close(struct attachment *a);
 /* Asks on the CONTROL connection. -ECONNRESET if the daemon is gone. */
 int attach_ask(struct attachment *a, struct rpc_call *call, char why[UVMM_TEXT_BYTES]);
 
-/* Asks that for a range. *heard (may be NULL): the daemon may have
- * acted on it, whatever the answer. */
+/* Asks that for a range. */
 int attach_ask_range(struct attachment *a, const struct uvmm_range *range, uint16_t type,
-		     bool *heard, char why[UVMM_TEXT_BYTES]);
+		     char why[UVMM_TEXT_BYTES]);
 
 /* A new connection in that role; a descriptor. */
 int attach_role(const struct attachment *a, enum uvmm_role role,

@@ -75,3 +75,51 @@ uint64_t bits_first(const struct bits *b)
 	}
 	return i;
 }
+
+/* The lowest, or the highest, member below the i-th word of level l. */
+static uint64_t descend(const struct bits *b, int l, uint64_t i, bool highest)
+{
+	for (; l >= 0; l--) {
+		uint64_t w = b->level[l][i];
+
+		i = i * WORD + (uint64_t)(highest ? 63 - __builtin_clzll(w) : __builtin_ctzll(w));
+	}
+	return i;
+}
+
+uint64_t bits_next(const struct bits *b, uint64_t i)
+{
+	uint64_t at = i, w;
+	int l;
+
+	if (i >= b->count)
+		return BITS_NONE;
+	for (l = 0; l < b->levels; l++) {
+		/* At level 0 from `at` on, above that behind it. */
+		if (l && at % WORD == WORD - 1)
+			w = 0;
+		else
+			w = b->level[l][at / WORD] & UINT64_MAX << (at % WORD + (l > 0));
+		if (w)
+			return descend(b, l - 1, at / WORD * WORD + (uint64_t)__builtin_ctzll(w), false);
+		at /= WORD;
+	}
+	return BITS_NONE;
+}
+
+uint64_t bits_before(const struct bits *b, uint64_t i)
+{
+	uint64_t at = i < b->count ? i : b->count - 1, w;
+	int l;
+
+	if (i >= b->count && bits_has(b, at))
+		return at;
+	for (l = 0; l < b->levels; l++) {
+		w = b->level[l][at / WORD] & ((1ull << at % WORD) - 1);
+		if (w)
+			return descend(b, l - 1, at / WORD * WORD + 63u -
+				       (uint64_t)__builtin_clzll(w), true);
+		at /= WORD;
+	}
+	return BITS_NONE;
+}

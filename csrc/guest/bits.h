@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * bits - a set of small integers as a bitmap with summaries above it: add, remove
- * and find the lowest, each in a step a level (64 to the power of 6 numbers).
+ * bits - a set of small integers as a bitmap with summaries above it: add, remove and
+ * find, each in a step or two a level (64 to the power of 6 numbers).
  *
  *   Threads  exclusive.
  */
@@ -31,5 +31,8 @@ void bits_add(struct bits *b, uint64_t i);
 void bits_remove(struct bits *b, uint64_t i);
 /* The lowest member, or BITS_NONE. */
 uint64_t bits_first(const struct bits *b);
+/* The lowest member from i on, and the highest before i; or BITS_NONE. */
+uint64_t bits_next(const struct bits *b, uint64_t i);
+uint64_t bits_before(const struct bits *b, uint64_t i);
 
 #endif /* BITS_H */

@@ -12,6 +12,7 @@
 
 #include "agent.h"
 #include "attach.h"
+#include "driver.h"
 #include "physmem.h"
 #include "remap.h"
 
@@ -19,6 +20,7 @@ struct uvmm_guest {
 	struct attachment attachment;
 	struct physmem physmem;
 	struct remap remap;
+	struct driver balloon;
 	struct agent agent;
 };
 
@@ -74,11 +76,15 @@ static void zap_for_agent(void *arg, const struct uvmm_zap *m, struct uvmm_zappe
 	remap_zap(&((struct uvmm_guest *)arg)->remap, m, out);
 }
 
-static int ask_range(void *arg, const struct uvmm_range *range, uint16_t type, bool *heard,
-		     char why[UVMM_TEXT_BYTES])
+static uint64_t balloon_for_agent(void *arg, const struct uvmm_balloon *m,
+				  struct uvmm_ballooned *out)
 {
-	return attach_ask_range(&((struct uvmm_guest *)arg)->attachment, range, type, heard,
-				why);
+	return driver_serve(&((struct uvmm_guest *)arg)->balloon, m, out);
+}
+
+static int ask(void *arg, struct rpc_call *call, char why[UVMM_TEXT_BYTES])
+{
+	return attach_ask(&((struct uvmm_guest *)arg)->attachment, call, why);
 }
 
 static int attach(struct uvmm_guest *g)
@@ -88,8 +94,10 @@ static int attach(struct uvmm_guest *g)
 		.trim = trim_for_agent,
 		.remap = remap_for_agent,
 		.zap = zap_for_agent,
+		.balloon = balloon_for_agent,
 	};
-	static const struct remap_ops remap_ops = { .ask = ask_range };
+	static const struct remap_ops remap_ops = { .ask = ask };
+	static const struct driver_ops driver_ops = { .ask = ask };
 	char why[UVMM_TEXT_BYTES] = "";
 	int rc;
 
@@ -104,6 +112,7 @@ static int attach(struct uvmm_guest *g)
 		fail(rc, "no memory for the page allocator's tables");
 		goto out_attachment;
 	}
+	driver_init(&g->balloon, &g->physmem, &g->remap, &driver_ops, g);
 	rc = agent_start(&g->agent, &ops, g);
 	if (rc == -EAGAIN)
 		rc = fail(-ENOMEM, "cannot start the agent thread");
@@ -259,7 +268,7 @@ static int on_range(uvmm_guest *g, uint16_t type, const void *addr, size_t bytes
 			    bytes, addr);
 	if (type == UVMM_MSG_DISCARD)
 		return discard_free(g, range.ppn, range.pages);
-	rc = ask_range(g, &range, type, NULL, why);
+	rc = attach_ask_range(&g->attachment, &range, type, why);
 	return rc ? fail(rc, "%s", why) : 0;
 }
 
@@ -302,6 +311,7 @@ int uvmm_off_pressure(uvmm_guest *g, uvmm_pressure_fn fn, void *arg)
 int uvmm_get_statistics(uvmm_guest *g, struct uvmm_statistics *out)
 {
 	uint64_t free_pages = physmem_free_pages(&g->physmem);
+	uint64_t balloon_pages = physmem_balloon_pages(&g->physmem);
 	struct uvmm_usage u;
 	struct rpc_call call = {
 		.type = UVMM_MSG_STATS,
@@ -325,7 +335,8 @@ int uvmm_get_statistics(uvmm_guest *g, struct uvmm_statistics *out)
 		.swapped_pages = u.swapped_pages,
 		.untouched_pages = u.untouched_pages,
 		.pinned_pages = u.pinned_pages,
-		.allocated_pages = g->attachment.pages - free_pages,
+		.ballooned_pages = u.ballooned_pages,
+		.allocated_pages = g->attachment.pages - free_pages - balloon_pages,
 		.free_pages = free_pages,
 		.faults = u.faults,
 		.stall_ns = u.stall_ns,

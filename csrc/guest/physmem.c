@@ -28,6 +28,7 @@ int physmem_init(struct physmem *m, uint64_t pages)
 	m->memory_bytes = (pages + dirty_words(pages)) * sizeof(uint64_t);
 	for (o = 0; o < PHYSMEM_ORDERS; o++)
 		m->memory_bytes += bits_bytes(blocks(pages, o));
+	m->memory_bytes += bits_bytes(pages);
 	m->memory = mmap(NULL, m->memory_bytes, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (m->memory == MAP_FAILED)
@@ -41,6 +42,7 @@ int physmem_init(struct physmem *m, uint64_t pages)
 		bits_init(&m->free_blocks[o], blocks(pages, o), at);
 		at += bits_bytes(blocks(pages, o)) / sizeof(uint64_t);
 	}
+	bits_init(&m->balloon, pages, at);
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_cond_init(&m->trimmed, NULL);
 	m->free_pages = pages;
@@ -167,7 +169,7 @@ static bool walk(const struct physmem *m, uint64_t n, uint64_t *from, uint64_t s
 		unsigned order = physmem_block_at(m, at);
 
 		if (order == PHYSMEM_ORDERS) {
-			at += m->run[at] & ~RUN_IN_TRIM;
+			at += m->run[at] & ~RUN_ASIDE;
 			*from = at;
 			continue;
 		}
@@ -209,14 +211,28 @@ static int find_run(const struct physmem *m, uint64_t n, uint64_t *page)
 	return walk(m, n, page, UINT64_MAX) ? 0 : -ENOMEM;
 }
 
+static void set_words(uint64_t *bits, uint64_t page, uint64_t n, bool set)
+{
+	uint64_t bit;
+
+	for (; n && (page % WORD || n < WORD); page++, n--) {
+		bit = 1ull << (page % WORD);
+		bits[page / WORD] = set ? bits[page / WORD] | bit : bits[page / WORD] & ~bit;
+	}
+	for (; n >= WORD; page += WORD, n -= WORD)
+		bits[page / WORD] = set ? UINT64_MAX : 0;
+	if (n)
+		set_words(bits, page, n, set);
+}
+
 void physmem_set_dirty(struct physmem *m, uint64_t page, uint64_t n)
 {
-	for (; n && page % WORD; page++, n--)
-		m->dirty[page / WORD] |= 1ull << (page % WORD);
-	for (; n >= WORD; page += WORD, n -= WORD)
-		m->dirty[page / WORD] = UINT64_MAX;
-	for (; n; page++, n--)
-		m->dirty[page / WORD] |= 1ull << (page % WORD);
+	set_words(m->dirty, page, n, true);
+}
+
+void physmem_set_clean(struct physmem *m, uint64_t page, uint64_t n)
+{
+	set_words(m->dirty, page, n, false);
 }
 
 static unsigned order_for(uint64_t n)
@@ -224,59 +240,80 @@ static unsigned order_for(uint64_t n)
 	return n > 1 ? 64u - (unsigned)__builtin_clzll(n - 1) : 0;
 }
 
-/* After trims that go on if there is none before; a run that is no block may begin
- * at any page. */
-static int take(struct physmem *m, uint64_t n, unsigned order, bool block, bool used,
-		uint64_t *page)
+static int find_locked(struct physmem *m, const struct physmem_want *w, uint64_t *page)
 {
-	int rc;
+	int rc = -ENOMEM;
+
+	if (!w->block && w->n < UVMM_CHUNK_PAGES)
+		rc = find_near(m, w->n, w->order, page);
+	if (rc && w->order < PHYSMEM_ORDERS)
+		rc = find_block(m, w->order, page);
+	/* A run that is no block may begin at any page. */
+	if (rc && !w->block)
+		rc = find_run(m, w->n, page);
+	return rc;
+}
+
+/* After trims that go on if there is none before. */
+int physmem_try(struct physmem *m, const struct physmem_want *w, uint64_t *page)
+{
+	int rc = -ENOMEM;
 
 	pthread_mutex_lock(&m->lock);
-	for (;;) {
-		rc = -ENOMEM;
-		/* What is in trim counts as free: waiting for it would not help. */
-		if (n > m->free_pages)
-			break;
-		if (!block && n < UVMM_CHUNK_PAGES)
-			rc = find_near(m, n, order, page);
-		if (rc && order < PHYSMEM_ORDERS)
-			rc = find_block(m, order, page);
-		if (rc && !block)
-			rc = find_run(m, n, page);
+	/* What is in trim counts as free: waiting for it would not help. */
+	while (w->n <= m->free_pages) {
+		rc = find_locked(m, w, page);
 		if (!rc || !m->trims)
 			break;
 		pthread_cond_wait(&m->trimmed, &m->lock);
 	}
 	if (!rc) {
-		physmem_remove(m, *page, n);
-		m->run[*page] = n;
-		m->free_pages -= n;
-		if (used)
-			physmem_set_dirty(m, *page, n);
+		physmem_remove(m, *page, w->n);
+		m->run[*page] = w->n;
+		m->free_pages -= w->n;
+		if (w->used)
+			physmem_set_dirty(m, *page, w->n);
 	}
 	pthread_mutex_unlock(&m->lock);
 	return rc;
 }
 
+static int take(struct physmem *m, const struct physmem_want *w, uint64_t *page)
+{
+	int rc = physmem_try(m, w, page);
+
+	if (rc == -ENOMEM && m->rescue && physmem_balloon_pages(m))
+		rc = m->rescue(m->rescue_arg, w, page);
+	return rc;
+}
+
 int physmem_alloc_block(struct physmem *m, unsigned order, uint64_t *page)
 {
-	return order > PHYSMEM_ORDER_MAX ? -EINVAL : take(m, 1ull << order, order, true, true, page);
+	const struct physmem_want w = {
+		.n = 1ull << (order & 63), .order = order, .block = true, .used = true,
+	};
+
+	return order > PHYSMEM_ORDER_MAX ? -EINVAL : take(m, &w, page);
 }
 
 int physmem_alloc_run(struct physmem *m, uint64_t n, uint64_t *page)
 {
+	const struct physmem_want w = { .n = n, .order = order_for(n), .used = true };
+
 	if (!n)
 		return -EINVAL;
-	return n > m->pages ? -ENOMEM : take(m, n, order_for(n), false, true, page);
+	return n > m->pages ? -ENOMEM : take(m, &w, page);
 }
 
 int physmem_take(struct physmem *m, uint64_t n, uint64_t align, uint64_t *page)
 {
+	const struct physmem_want w = {
+		.n = n, .order = order_for(n > align ? n : align), .block = align > 1,
+	};
+
 	if (!n || !align || align & (align - 1))
 		return -EINVAL;
-	if (n > m->pages || align > m->pages)
-		return -ENOMEM;
-	return take(m, n, order_for(n > align ? n : align), align > 1, false, page);
+	return n > m->pages || align > m->pages ? -ENOMEM : take(m, &w, page);
 }
 
 int physmem_free(struct physmem *m, uint64_t page, uint64_t n)
@@ -303,7 +340,7 @@ static bool run_of(const struct physmem *m, uint64_t page, uint64_t *first)
 	while (at && !m->run[at])
 		at--;
 	*first = at;
-	return m->run[at] && !(m->run[at] & RUN_IN_TRIM) && at + m->run[at] > page;
+	return m->run[at] && !(m->run[at] & RUN_ASIDE) && at + m->run[at] > page;
 }
 
 bool physmem_is_used(struct physmem *m, uint64_t page, uint64_t n)
@@ -372,11 +409,11 @@ bool physmem_next_run(struct physmem *m, uint64_t *page, uint64_t *n)
 	while (*page < m->pages) {
 		unsigned order = physmem_block_at(m, *page);
 
-		if (order == PHYSMEM_ORDERS && !(m->run[*page] & RUN_IN_TRIM)) {
+		if (order == PHYSMEM_ORDERS && !(m->run[*page] & RUN_ASIDE)) {
 			*n = m->run[*page];
 			return true;
 		}
-		*page += order == PHYSMEM_ORDERS ? m->run[*page] & ~RUN_IN_TRIM : 1ull << order;
+		*page += order == PHYSMEM_ORDERS ? m->run[*page] & ~RUN_ASIDE : 1ull << order;
 	}
 	return false;
 }
@@ -393,6 +430,7 @@ void physmem_thaw(struct physmem *m, bool in_child)
 	if (in_child) {
 		pthread_mutex_init(&m->lock, NULL);
 		pthread_cond_init(&m->trimmed, NULL);
+		physmem_forget_balloon(m);
 	} else {
 		pthread_mutex_unlock(&m->lock);
 	}

@@ -7,9 +7,14 @@
  *   What it knows lies in ordinary memory, never in guest memory: looking for a
  *   page touches none, so it never waits for one.
  *
- *   State    every page belongs to a free block (a member of its order's set), to
- *            a run in use, or to a run in trim (out of the sets while its memory
- *            is handed back); a run's first page has the length in `run`.
+ *   State    every page belongs to a free block (a member of its order's set), to a run
+ *            in use, or to a run set aside: out of the sets while its memory is handed
+ *            back (in trim), or for as long as it is in the balloon. A run's first page
+ *            has the length in `run`.
+ *   Balloon  physmem_inflate() takes free runs out, and physmem_deflate() runs of the
+ *            balloon; both are under way until physmem_inflated() or physmem_deflated()
+ *            says what has become of them; a fork waits for that, and who finds no memory. When there is none, but the balloon has some, `rescue` is
+ *            called, without the lock.
  *   Units    pages, numbered from 0. Orders are powers of two of pages.
  *   Errors   0 or a negative errno.
  *   Threads  any.
@@ -24,12 +29,24 @@
 #include <stdint.h>
 
 #include "bits.h"
+#include "uvmm/protocol.h"
 
 #define PHYSMEM_ORDER_MAX 18u
 #define PHYSMEM_ORDERS (PHYSMEM_ORDER_MAX + 1)
 
+/* What is asked for: n pages; or a block of that order, of whose pages n are used. */
+struct physmem_want {
+	uint64_t n;
+	unsigned order;
+	bool block;
+	bool used;              /* they count as used from now */
+};
+
 struct physmem {
 	uint64_t pages;                         /* immutable after init */
+	/* As physmem_try(), after it has failed; NULL: none. Immutable after it was set. */
+	int (*rescue)(void *arg, const struct physmem_want *w, uint64_t *page);
+	void *rescue_arg;
 	void *memory;                           /* all tables; immutable */
 	size_t memory_bytes;
 
@@ -40,7 +57,9 @@ struct physmem {
 	uint64_t *dirty;                        /* bitmap: used since trimmed */
 	uint64_t near[PHYSMEM_ORDERS];          /* where to look for a run first */
 	uint64_t free_pages;                    /* in the sets or in trim */
-	unsigned trims;                         /* going on */
+	struct bits balloon;                    /* first pages of runs in the balloon */
+	uint64_t balloon_pages;                 /* with those under way */
+	unsigned trims;                         /* going on, and runs under way */
 };
 
 /* All pages free and clean.  -ENOMEM */
@@ -74,7 +93,8 @@ void physmem_set_dirty(struct physmem *m, uint64_t page, uint64_t n);
 bool physmem_next_run(struct physmem *m, uint64_t *page, uint64_t *n);
 
 /* Takes the lock with no trim going on, so that a forked child finds all in order; it
- * calls physmem_thaw too, and then has the lock and the condition anew. */
+ * calls physmem_thaw too, and then has the lock and the condition anew, and all of the
+ * balloon is free: it has none. */
 void physmem_freeze(struct physmem *m);
 void physmem_thaw(struct physmem *m, bool in_child);
 
@@ -85,5 +105,47 @@ int physmem_trim(struct physmem *m, int (*discard)(void *arg, uint64_t page, uin
 		 void *arg, uint64_t *pages);
 
 uint64_t physmem_free_pages(struct physmem *m);
+
+/* --- balloon (physmem_balloon.c) ------------------------------------------------ */
+
+/* Takes what is wanted if it is free, without a rescue.  -ENOMEM */
+int physmem_try(struct physmem *m, const struct physmem_want *w, uint64_t *page);
+
+/* Where physmem_inflate() goes on: with blocks of that order before that one. */
+struct physmem_hand {
+	unsigned order;
+	uint64_t before;
+};
+
+/* From the largest blocks to the smallest, the last ones first. */
+struct physmem_hand physmem_largest(const struct physmem *m);
+/* Takes up to `want` free pages out, in up to `room` runs; with `dirty` only
+ * 2 MiB pieces, or smaller blocks, with pages that were used since they were handed back.
+ * How many runs; 0: none are left behind the hand. */
+uint32_t physmem_inflate(struct physmem *m, uint64_t want, bool dirty, struct physmem_hand *h,
+			 struct uvmm_range *run, uint32_t room);
+/* They are in the balloon, and read as zeros if `clean`. */
+void physmem_inflated(struct physmem *m, const struct uvmm_range *run, uint32_t runs,
+		      bool clean);
+
+/* Takes up to `want` pages out of the balloon, the lowest first. How many runs. */
+uint32_t physmem_deflate(struct physmem *m, uint64_t want, struct uvmm_range *run,
+			 uint32_t room);
+/* The same with those in [page, page + n). */
+uint32_t physmem_deflate_at(struct physmem *m, uint64_t page, uint64_t n,
+			    struct uvmm_range *run, uint32_t room);
+/* The same with those that are in the way of what is wanted, and with their neighbours; false
+ * if it cannot be had even so. Once there is room *runs is 0. */
+bool physmem_deflate_for(struct physmem *m, const struct physmem_want *w,
+			 struct uvmm_range *run, uint32_t room, uint32_t *runs);
+/* They are free; not known to read as zeros unless `clean`. Also for runs that were on
+ * their way into it. */
+void physmem_deflated(struct physmem *m, const struct uvmm_range *run, uint32_t runs,
+		      bool clean);
+
+/* They are in use. */
+void physmem_use(struct physmem *m, const struct uvmm_range *run, uint32_t runs);
+
+uint64_t physmem_balloon_pages(struct physmem *m);
 
 #endif /* PHYSMEM_H */

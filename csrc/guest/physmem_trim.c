@@ -22,14 +22,6 @@ static bool is_dirty(const struct physmem *m, uint64_t page)
 	return m->dirty[page / WORD] >> (page % WORD) & 1;
 }
 
-static void set_clean(struct physmem *m, uint64_t page, uint64_t n)
-{
-	uint64_t i;
-
-	for (i = page; i < page + n; i++)
-		m->dirty[i / WORD] &= ~(1ull << (i % WORD));
-}
-
 bool physmem_next_dirty(const struct physmem *m, uint64_t *page, uint64_t end, uint64_t *n)
 {
 	uint64_t at = *page;
@@ -53,7 +45,7 @@ static bool next_dirty_block(const struct physmem *m, uint64_t *page, uint64_t *
 
 	while (at < m->pages) {
 		unsigned order = physmem_block_at(m, at);
-		uint64_t len = order == PHYSMEM_ORDERS ? m->run[at] & ~RUN_IN_TRIM :
+		uint64_t len = order == PHYSMEM_ORDERS ? m->run[at] & ~RUN_ASIDE :
 							 1ull << order;
 
 		first = at;
@@ -93,7 +85,7 @@ static int discard_range(struct physmem *m, struct range r, const struct discard
 	rc = d->discard(d->arg, r.page, r.n);
 	pthread_mutex_lock(&m->lock);
 	if (!rc) {
-		set_clean(m, r.page, r.n);
+		physmem_set_clean(m, r.page, r.n);
 		*d->sum += r.n;
 	}
 	if (rc != -EBUSY || r.n <= PINNED_KEEPS)
@@ -130,7 +122,7 @@ int physmem_trim(struct physmem *m, int (*discard)(void *arg, uint64_t page, uin
 	pthread_mutex_lock(&m->lock);
 	while ((!rc || rc == -EBUSY) && next_dirty_block(m, &page, &n)) {
 		physmem_remove(m, page, n);
-		m->run[page] = n | RUN_IN_TRIM;
+		m->run[page] = n | RUN_ASIDE;
 		m->trims++;
 		rc = discard_dirty(m, page, page + n, &d);
 		busy = rc == -EBUSY ? rc : busy;

@@ -12,7 +12,6 @@
 #include "raw.h"
 
 #define WORD 64u
-#define NO_SLOT REMAP_KEPT_MAX
 #define USUAL (PROT_READ | PROT_WRITE)
 /* Mappings of a page each. To put one into the middle of another takes two more, and the
  * kernel wants to have three to spare. */
@@ -424,8 +423,7 @@ void remap_forget(struct remap *r, uint64_t page, uint64_t n)
 	pthread_mutex_unlock(&r->lock);
 }
 
-/* How many were away. */
-static uint64_t all_home(struct remap *r, uint64_t page, uint64_t n)
+uint64_t remap_all_home(struct remap *r, uint64_t page, uint64_t n)
 {
 	uint64_t end = page + n, sum = 0;
 
@@ -441,36 +439,4 @@ static uint64_t all_home(struct remap *r, uint64_t page, uint64_t n)
 	}
 	pthread_mutex_unlock(&r->lock);
 	return sum;
-}
-
-/* As it is asked twice, whether it was done is known if the daemon is there at all. */
-static int ask_twice(struct remap *r, const struct uvmm_range *range, uint16_t type,
-		     bool *heard, char *why)
-{
-	bool again = false;
-	int rc = r->ops->ask(r->arg, range, type, heard, why);
-
-	if (rc == -ECONNRESET && *heard)
-		rc = r->ops->ask(r->arg, range, type, &again, why);
-	return rc;
-}
-
-int remap_discard(struct remap *r, uint64_t page, uint64_t n, char why[UVMM_TEXT_BYTES])
-{
-	const struct uvmm_range range = { .ppn = page, .pages = n };
-	unsigned slot = NO_SLOT;
-	char unsaid[UVMM_TEXT_BYTES];
-	bool heard;
-	int rc;
-
-	if (atomic_load_explicit(&r->used, memory_order_relaxed))
-		slot = remap_keep(r, page, n);
-	rc = ask_twice(r, &range, UVMM_MSG_DISCARD, &heard, why);
-	/* The first REMAP may have come after the look at it above. */
-	if (atomic_load(&r->used) && heard &&
-	    (!rc || rc == -EIO || rc == -ECONNRESET || rc == -EPROTO) && all_home(r, page, n))
-		ask_twice(r, &range, UVMM_MSG_HOMED, &heard, unsaid);
-	if (slot != NO_SLOT)
-		remap_release(r, slot);
-	return rc;
 }

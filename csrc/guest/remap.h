@@ -28,8 +28,8 @@
  *   Kept     While a range is under change by the program (a discard, mprotect(), a
  *            foreign mapping, fork()) it is kept: runs that overlap it are refused.
  *            Nobody waits for anything but the daemon while he keeps one.
- *            A range that is discarded is kept until DISCARD is answered and HOMED is
- *            said. So the daemon answers no DISCARD of pages that a REMAP on its way
+ *            A range that is discarded is kept until DISCARD (or INFLATE) is answered and
+ *            HOMED is said. So the daemon answers no DISCARD of pages that a REMAP on its way
  *            names, and puts nothing into the guest's file there before HOMED.
  *   Reserve  Coming home after DISCARD must not fail, as the daemon has forgotten the
  *            frame: mappings and addresses for that are set aside.
@@ -48,14 +48,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rpc.h"
 #include "uvmm/protocol.h"
 
 #define REMAP_KEPT_MAX 32u
 
 struct remap_ops {
-	/* Asks the daemon, as attach_ask_range(). */
-	int (*ask)(void *arg, const struct uvmm_range *range, uint16_t type, bool *heard,
-		   char why[UVMM_TEXT_BYTES]);
+	/* Asks the daemon, as attach_ask(). */
+	int (*ask)(void *arg, struct rpc_call *call, char why[UVMM_TEXT_BYTES]);
 	/* PROT_* of `page`, and of how many from it, at most *n as given; negative if it
 	 * is lost. May be asked with remap.lock held. NULL: all may be read and written. */
 	int (*rights)(void *arg, uint64_t page, uint64_t *n);
@@ -105,6 +105,8 @@ void remap_zap(struct remap *r, const struct uvmm_zap *m, struct uvmm_zapped *ou
 /* Keeps [page, page + n), n > 0, until released; waits while all slots are taken. */
 unsigned remap_keep(struct remap *r, uint64_t page, uint64_t n);
 void remap_release(struct remap *r, unsigned slot);
+/* Maps all pages home, surely; how many were away. The daemon knows that they are to be. */
+uint64_t remap_all_home(struct remap *r, uint64_t page, uint64_t n);
 /* The program has a mapping of its own there. Kept, and rights() says so already. */
 void remap_forget(struct remap *r, uint64_t page, uint64_t n);
 
@@ -113,5 +115,8 @@ void remap_forget(struct remap *r, uint64_t page, uint64_t n);
  * connection was lost on the way, what was away is home, and zero, too. Otherwise as
  * attach_ask_range. */
 int remap_discard(struct remap *r, uint64_t page, uint64_t n, char why[UVMM_TEXT_BYTES]);
+/* INFLATE, in the same way; *pages is how many are ballooned now. */
+int remap_inflate(struct remap *r, const struct uvmm_ranges *ranges, uint64_t *pages,
+		  char why[UVMM_TEXT_BYTES]);
 
 #endif /* REMAP_H */

@@ -172,6 +172,7 @@ struct uvmm_guest_stats {
 	uint64_t ballooned_pages;       /* given back by the guest itself */
 	uint64_t balloon_target_pages;  /* how many these are to be */
 	uint64_t popped_pages;          /* touched in its balloon, in all */
+	uint64_t balloon_needed_pages;  /* taken back by the guest, which had no others, in all */
 	/* In all, by requests that are answered or overdue: pages that the balloon was to
 	 * take, and those that it took. */
 	uint64_t balloon_asked_pages, balloon_given_pages;

@@ -34,6 +34,11 @@ __attribute__((visibility("default"))) void *pvalloc(size_t bytes)
 	return valloc(pages * UVMM_PAGE_SIZE);
 }
 
+void extents_purge(void)
+{
+	mallctl("arena." TEXT(MALLCTL_ARENAS_ALL) ".purge", NULL, NULL, NULL, 0);
+}
+
 /* Memory is short: what arenas keep for a while yet would do. Once a time in a thread:
  * giving up may need a little itself. */
 static bool give_up_unused(void)
@@ -43,7 +48,7 @@ static bool give_up_unused(void)
 	if (at_it)
 		return false;
 	at_it = true;
-	mallctl("arena." TEXT(MALLCTL_ARENAS_ALL) ".purge", NULL, NULL, NULL, 0);
+	extents_purge();
 	at_it = false;
 	return true;
 }

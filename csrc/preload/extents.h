@@ -17,5 +17,7 @@
 void extents_hook(void);
 /* Lets arenas that nobody allocates in give up what they do not use. */
 void extents_decay(void);
+/* Has all arenas give up what they do not use, now. */
+void extents_purge(void);
 
 #endif /* EXTENTS_H */

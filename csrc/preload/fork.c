@@ -304,6 +304,7 @@ static void in_child(void)
 	release_fault();
 	physmem_thaw(&the_space.physmem, true);
 	remap_forked(&the_space.remap);
+	driver_forked(&the_space.balloon);
 	locked_forked();
 	image_forked();
 }

@@ -59,7 +59,7 @@ static bool is_for_guest(size_t bytes, int prot, int flags)
 	if (!space_open())
 		return false;
 	return prot != PROT_NONE ||
-	       bytes / UVMM_PAGE_SIZE <= physmem_free_pages(&the_space.physmem) / 2;
+	       bytes / UVMM_PAGE_SIZE <= space_free_pages() / 2;
 }
 
 static void *map_fresh(size_t bytes, int prot, int flags)

@@ -46,6 +46,13 @@ static void zap(void *arg, const struct uvmm_zap *m, struct uvmm_zapped *out)
 	remap_zap(&the_space.remap, m, out);
 }
 
+static uint64_t balloon(void *arg, const struct uvmm_balloon *m, struct uvmm_ballooned *out)
+{
+	(void)arg;
+	extents_hook();
+	return driver_serve(&the_space.balloon, m, out);
+}
+
 /* What was freed a moment ago goes back though nothing else happens. */
 static int tick(void *arg)
 {
@@ -61,6 +68,7 @@ static void start_agent(void)
 		.tick = tick,
 		.remap = remap,
 		.zap = zap,
+		.balloon = balloon,
 	};
 
 	if (space_is_open())

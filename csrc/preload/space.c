@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "extents.h"
 #include "locked.h"
 #include "raw.h"
 
@@ -31,11 +32,16 @@ void space_die(const char *why)
 	_exit(EXIT_NO_GUEST);
 }
 
-static int ask_range(void *arg, const struct uvmm_range *range, uint16_t type, bool *heard,
-		     char why[UVMM_TEXT_BYTES])
+static int ask(void *arg, struct rpc_call *call, char why[UVMM_TEXT_BYTES])
 {
 	(void)arg;
-	return attach_ask_range(&the_space.attachment, range, type, heard, why);
+	return attach_ask(&the_space.attachment, call, why);
+}
+
+static void spare(void *arg)
+{
+	(void)arg;
+	extents_purge();
 }
 
 /* For remap.h. */
@@ -53,8 +59,10 @@ static int rights_from(void *arg, uint64_t page, uint64_t *n)
 
 static int open_tables(struct space *s)
 {
-	static const struct remap_ops ops = { .ask = ask_range, .rights = rights_from };
+	static const struct remap_ops ops = { .ask = ask, .rights = rights_from };
+	static const struct driver_ops driver_ops = { .ask = ask, .spare = spare };
 	uint64_t small_pages = 0;
+	int rc;
 	void *rights = raw_mmap(NULL, s->attachment.pages, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -66,7 +74,10 @@ static int open_tables(struct space *s)
 		raw_madvise(s->attachment.base, SMALL_PAGES_BYTES, MADV_NOHUGEPAGE);
 	}
 	remap_init(&s->remap, s->attachment.base, s->attachment.pages, small_pages, &ops, NULL);
-	return physmem_init(&s->physmem, s->attachment.pages);
+	rc = physmem_init(&s->physmem, s->attachment.pages);
+	if (!rc)
+		driver_init(&s->balloon, &s->physmem, &s->remap, &driver_ops, NULL);
+	return rc;
 }
 
 /* What a guest starts has its environment perhaps, but is none. */
@@ -372,9 +383,15 @@ void space_lose(void *at, size_t bytes, unsigned kept, bool done)
 	if (!done)
 		return;
 	hand_over(NULL, page, n);
+	driver_use(&the_space.balloon, page, n);
 	/* Whatever of it is free is in nobody's way then, either. */
 	for (i = page; i < page + n; i++)
 		physmem_take_at(&the_space.physmem, i, 1);
+}
+
+uint64_t space_free_pages(void)
+{
+	return physmem_free_pages(&the_space.physmem) + physmem_balloon_pages(&the_space.physmem);
 }
 
 uint64_t space_trim(void)

@@ -13,7 +13,7 @@
  *             page is given back.
  *   Units     bytes, multiples of the page size; addresses of pages.
  *   Errors    0 or a negative errno.
- *   Threads   any. Locks, outer first: jemalloc's, physmem.lock, remap.lock.
+ *   Threads   any. Locks, outer first: jemalloc's, driver.lock, physmem.lock, remap.lock.
  */
 #ifndef SPACE_H
 #define SPACE_H
@@ -24,6 +24,7 @@
 #include <stdint.h>
 
 #include "attach.h"
+#include "driver.h"
 #include "physmem.h"
 #include "remap.h"
 
@@ -40,6 +41,7 @@ struct space {
 	struct attachment attachment;
 	struct physmem physmem;
 	struct remap remap;
+	struct driver balloon;
 	uint8_t *rights;        /* [pages] PROT_* ^ SPACE_RW, or LOST */
 };
 
@@ -83,6 +85,8 @@ int space_rights(const void *at);
 
 /* Hands all free pages to the daemon; how many. */
 uint64_t space_trim(void);
+/* Free pages, with those in the balloon, which an allocation can have. */
+uint64_t space_free_pages(void);
 
 /* Prints it to stderr, one line, and ends the process. */
 void space_die(const char *why) __attribute__((noreturn));

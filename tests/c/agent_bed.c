@@ -56,11 +56,20 @@ static void zap(void *arg, const struct uvmm_zap *m, struct uvmm_zapped *out)
 	*out = (struct uvmm_zapped){ .agent_ns = m->runs, .done = { DONE_MASK } };
 }
 
+/* It lacks what is wanted above ROOM. */
+static uint64_t balloon(void *arg, const struct uvmm_balloon *m, struct uvmm_ballooned *out)
+{
+	((struct daemon *)arg)->balloons++;
+	out->pages = m->target_pages < ROOM ? m->target_pages : ROOM;
+	return m->target_pages - out->pages;
+}
+
 const struct agent_ops ops = {
 	.connect = connect_agent,
 	.trim = trim,
 	.remap = remap,
 	.zap = zap,
+	.balloon = balloon,
 };
 const struct agent_ops ticking = {
 	.connect = connect_agent,
@@ -68,6 +77,7 @@ const struct agent_ops ticking = {
 	.tick = tick,
 	.remap = remap,
 	.zap = zap,
+	.balloon = balloon,
 };
 
 void start_with(const struct agent_ops *o)

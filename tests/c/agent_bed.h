@@ -23,6 +23,7 @@
 
 #define TRIMMED 1000u           /* pages that it hands back, each time */
 #define WANTED 77u
+#define ROOM 500u               /* pages that its balloon has room for */
 #define TICK_MS 5
 #define DONE_MASK 0xa5u         /* the runs that it does; done[1] is how many came */
 
@@ -30,7 +31,7 @@ struct daemon {
 	struct agent agent;
 	atomic_int fd;          /* its end of the newest connection */
 	atomic_int link;        /* the agent's end, by tell_link */
-	atomic_int connects, trims, ticks, remaps, zaps;
+	atomic_int connects, trims, ticks, remaps, zaps, balloons;
 	int refuse;             /* connections are refused with this */
 };
 

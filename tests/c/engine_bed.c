@@ -121,7 +121,8 @@ struct uvmm_guest_stats plane_stats(uvmm_engine *e, const struct peer *p)
 	struct uvmm_guest_stats s;
 
 	CHECK(!uvmm_guest_find(e, p->name, &s), "%s is unknown", p->name);
-	CHECK(s.resident_pages + s.swapped_pages + s.shared_pages + s.untouched_pages ==
+	CHECK(s.resident_pages + s.swapped_pages + s.shared_pages + s.untouched_pages +
+		      s.ballooned_pages ==
 		      s.max_pages, "sum");
 	return s;
 }

@@ -20,18 +20,20 @@ static void note(uint16_t type)
 	}
 }
 
-static int ask(void *arg, const struct uvmm_range *range, uint16_t type, bool *heard, char *why)
+static int ask(void *arg, struct rpc_call *call, char *why)
 {
+	const struct uvmm_range *range = call->body;
+	uint16_t type = call->type;
 	uint64_t i;
 
 	CHECK(!arg && range->pages && range->ppn + range->pages <= PAGES);
 	why[0] = '\0';
 	pthread_mutex_lock(&bed.lock);
 	note(type);
-	*heard = !bed.deaf;
+	call->sent = !bed.deaf;
 	if (type == UVMM_MSG_HOMED)
 		memset(bed.awaited + range->ppn, false, range->pages);
-	if (type == UVMM_MSG_DISCARD && *heard && (!bed.refuse || bed.refuse == -EIO)) {
+	if (type == UVMM_MSG_DISCARD && call->sent && (!bed.refuse || bed.refuse == -EIO)) {
 		for (i = range->ppn; i < range->ppn + range->pages; i++)
 			bed.awaited[i] |= bed.framed[i];
 		memset(bed.framed + range->ppn, false, range->pages);

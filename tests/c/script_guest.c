@@ -14,19 +14,18 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "script_parts.h"
 #include "uvmm/guest.h"
 
-#define PAGE 4096u
 #define WORDS (PAGE / sizeof(uint64_t))
-#define RACERS_MAX 8
 #define LOCKS 64u
 #define EMPTY UINT64_MAX        /* the version of what was discarded */
 
-static uvmm_guest *guest;
-static char *base;
+uvmm_guest *script_guest;
+char *script_base;
 static sigjmp_buf on_bus;
 
-static uint64_t mix(uint64_t x)
+uint64_t script_mix(uint64_t x)
 {
 	x += 0x9e3779b97f4a7c15ull;
 	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
@@ -39,29 +38,29 @@ static void pattern(uint64_t *words, uint64_t page, uint64_t seed)
 	size_t i;
 
 	for (i = 0; i < WORDS; i++)
-		words[i] = i < WORDS / 2 ? mix(seed ^ page << 20 ^ i) : page + seed;
+		words[i] = i < WORDS / 2 ? script_mix(seed ^ page << 20 ^ i) : page + seed;
 }
 
-static uint64_t *page_at(uint64_t page)
+uint64_t *script_page(uint64_t page)
 {
-	return (uint64_t *)(void *)(base + page * PAGE);
+	return (uint64_t *)(void *)(script_base + page * PAGE);
 }
 
-static const char *fill_alike(uint64_t first, uint64_t pages, uint64_t seed)
+const char *script_fill_alike(uint64_t first, uint64_t pages, uint64_t seed)
 {
 	uint64_t p;
 
 	for (p = first; p < first + pages; p++)
-		pattern(page_at(p), 0, seed);
+		pattern(script_page(p), 0, seed);
 	return NULL;
 }
 
-static const char *fill(uint64_t first, uint64_t pages, uint64_t seed)
+const char *script_fill(uint64_t first, uint64_t pages, uint64_t seed)
 {
 	uint64_t p;
 
 	for (p = first; p < first + pages; p++)
-		pattern(page_at(p), p, seed);
+		pattern(script_page(p), p, seed);
 	return NULL;
 }
 
@@ -75,9 +74,7 @@ static const char *differs(uint64_t page, size_t word, uint64_t want, uint64_t g
 	return text;
 }
 
-enum expected { OWN, ALIKE, ZERO };
-
-static const char *check(uint64_t first, uint64_t pages, uint64_t seed, enum expected what)
+const char *script_check(uint64_t first, uint64_t pages, uint64_t seed, enum expected what)
 {
 	uint64_t want[WORDS] = { 0 }, p;
 	size_t i;
@@ -86,7 +83,7 @@ static const char *check(uint64_t first, uint64_t pages, uint64_t seed, enum exp
 		if (what != ZERO)
 			pattern(want, what == OWN ? p : 0, seed);
 		for (i = 0; i < WORDS; i++) {
-			uint64_t got = page_at(p)[i];
+			uint64_t got = script_page(p)[i];
 
 			if (got != want[i])
 				return differs(p, i, want[i], got);
@@ -109,7 +106,7 @@ static const char *touch(uint64_t first, uint64_t pages, uint64_t step, uint64_t
 
 	do
 		for (p = first; p < first + pages; p += step)
-			(void)*(volatile uint64_t *)page_at(p);
+			(void)*(volatile uint64_t *)script_page(p);
 	while (now_ms() < until);
 	return NULL;
 }
@@ -144,7 +141,7 @@ static uint64_t next_version(const struct race *r, uint64_t page, uint64_t rnd)
 {
 	if (!r->kinds)
 		return rnd | 1;
-	if (rnd >> 60 || uvmm_discard(guest, page_at(page), PAGE))
+	if (rnd >> 60 || uvmm_discard(script_guest, script_page(page), PAGE))
 		return 1 + rnd % r->kinds;
 	return EMPTY;
 }
@@ -157,18 +154,18 @@ static void one_round(struct race *r, uint64_t page, uint64_t rnd)
 	if (v) {
 		contents(r, page, v, want);
 		for (i = 0; i < WORDS; i++) {
-			if (page_at(page)[i] == want[i] || atomic_exchange(&r->failed, true))
+			if (script_page(page)[i] == want[i] || atomic_exchange(&r->failed, true))
 				continue;
 			snprintf(r->wrong, sizeof(r->wrong), "version %llu: %.200s",
 				 (unsigned long long)v,
-				 differs(page, i, want[i], page_at(page)[i]));
+				 differs(page, i, want[i], script_page(page)[i]));
 		}
 	}
 	if (!(rnd % 3))
 		return;
-	r->version[page] = next_version(r, page, mix(rnd));
+	r->version[page] = next_version(r, page, script_mix(rnd));
 	if (r->version[page] != EMPTY)
-		contents(r, page, r->version[page], page_at(page));
+		contents(r, page, r->version[page], script_page(page));
 }
 
 static void *racer_main(void *arg)
@@ -178,11 +175,11 @@ static void *racer_main(void *arg)
 	uint64_t n;
 
 	for (n = 0; !atomic_load(&r->stop) && !atomic_load(&r->failed); n++) {
-		uint64_t rnd = mix(me->seed ^ n), page = rnd % r->pages;
+		uint64_t rnd = script_mix(me->seed ^ n), page = rnd % r->pages;
 		pthread_mutex_t *l = &r->lock[page % LOCKS];
 
 		pthread_mutex_lock(l);
-		one_round(r, page, mix(rnd));
+		one_round(r, page, script_mix(rnd));
 		pthread_mutex_unlock(l);
 		atomic_fetch_add(&r->rounds, 1);
 	}
@@ -205,7 +202,7 @@ static const char *race(uint64_t threads, uint64_t ms, uint64_t pages, uint64_t 
 	for (i = 0; i < LOCKS; i++)
 		pthread_mutex_init(&r.lock[i], NULL);
 	for (i = 0; i < threads; i++) {
-		racer[i] = (struct racer){ &r, mix(ms + i * 7919) };
+		racer[i] = (struct racer){ &r, script_mix(ms + i * 7919) };
 		pthread_create(&thread[i], NULL, racer_main, &racer[i]);
 	}
 	nanosleep(&t, NULL);
@@ -233,7 +230,7 @@ static const char *by_syscall(uint64_t first, uint64_t pages, uint64_t seed)
 	if (fwrite(copy, 1, bytes, f) != bytes || fflush(f))
 		return "cannot write the file";
 	while (done < bytes) {
-		ssize_t n = pread(fileno(f), base + first * PAGE + done, bytes - done,
+		ssize_t n = pread(fileno(f), script_base + first * PAGE + done, bytes - done,
 				  (off_t)done);
 
 		if (n <= 0)
@@ -241,11 +238,11 @@ static const char *by_syscall(uint64_t first, uint64_t pages, uint64_t seed)
 		done += (size_t)n;
 	}
 	/* And out of it. */
-	if (pwrite(fileno(f), base + first * PAGE, bytes, 0) != (ssize_t)bytes)
+	if (pwrite(fileno(f), script_base + first * PAGE, bytes, 0) != (ssize_t)bytes)
 		return "write from guest memory failed";
 	fclose(f);
 	free(copy);
-	return check(first, pages, seed, OWN);
+	return script_check(first, pages, seed, OWN);
 }
 
 static void bus(int sig)
@@ -262,7 +259,7 @@ static const char *grow(uint64_t first, uint64_t pages)
 	signal(SIGBUS, bus);
 	if (!sigsetjmp(on_bus, 1))
 		for (; p < first + pages; p++)
-			*page_at(p) = p;
+			*script_page(p) = p;
 	signal(SIGBUS, SIG_DFL);
 	snprintf(text, sizeof(text), "ok %llu", (unsigned long long)(p - first));
 	return text;
@@ -273,7 +270,7 @@ static const char *numbers(void)
 	static char text[SCRIPT_LINE];
 	struct uvmm_statistics s;
 
-	if (uvmm_get_statistics(guest, &s))
+	if (uvmm_get_statistics(script_guest, &s))
 		return uvmm_error();
 	snprintf(text, sizeof(text), "ok %llu %llu %llu",
 		 (unsigned long long)s.resident_pages, (unsigned long long)s.swapped_pages,
@@ -289,7 +286,7 @@ struct mappings {
 
 static struct mappings mappings(uint64_t first, uint64_t pages)
 {
-	uint64_t begin = (uintptr_t)base + first * PAGE, end = begin + pages * PAGE;
+	uint64_t begin = (uintptr_t)script_base + first * PAGE, end = begin + pages * PAGE;
 	struct mappings sum = { 0, 0 };
 	unsigned long long from, to, inode;
 	char line[2 * SCRIPT_LINE], shared;
@@ -310,7 +307,7 @@ static struct mappings mappings(uint64_t first, uint64_t pages)
 	return sum;
 }
 
-static const char *count(uint64_t n)
+const char *script_count(uint64_t n)
 {
 	static char text[SCRIPT_LINE];
 
@@ -324,10 +321,19 @@ static const char *fork_one(void)
 	pid_t pid = fork();
 
 	if (!pid)
-		_exit(mappings(0, uvmm_size_bytes(guest) / PAGE).mappings ? 1 : 0);
+		_exit(mappings(0, uvmm_size_bytes(script_guest) / PAGE).mappings ? 1 : 0);
 	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
 		return "cannot fork";
 	return WEXITSTATUS(status) ? "the child has some of guest memory" : NULL;
+}
+
+/* The answer comes first: what is read of the lines behind it would be lost. */
+static const char *exec_again(void)
+{
+	printf("ok\n");
+	fflush(stdout);
+	execl("/proc/self/exe", "guest", "guest", NULL);
+	return "cannot execute";
 }
 
 static const char *ask(int rc)
@@ -342,15 +348,15 @@ static const char *obey(const char *line)
 
 	sscanf(line, "%15s %llu %llu %llu %llu", word, &a, &b, &c, &d);
 	if (!strcmp(word, "fill"))
-		return fill(a, b, c);
+		return script_fill(a, b, c);
 	if (!strcmp(word, "check"))
-		return check(a, b, c, OWN);
+		return script_check(a, b, c, OWN);
 	if (!strcmp(word, "same"))
-		return fill_alike(a, b, c);
+		return script_fill_alike(a, b, c);
 	if (!strcmp(word, "alike"))
-		return check(a, b, c, ALIKE);
+		return script_check(a, b, c, ALIKE);
 	if (!strcmp(word, "zero"))
-		return check(a, b, 0, ZERO);
+		return script_check(a, b, 0, ZERO);
 	if (!strcmp(word, "touch"))
 		return touch(a, b, c, d);
 	if (!strcmp(word, "race"))
@@ -358,11 +364,11 @@ static const char *obey(const char *line)
 	if (!strcmp(word, "syscall"))
 		return by_syscall(a, b, c);
 	if (!strcmp(word, "discard"))
-		return ask(uvmm_discard(guest, page_at(a), b * PAGE));
+		return ask(uvmm_discard(script_guest, script_page(a), b * PAGE));
 	if (!strcmp(word, "pin"))
-		return ask(uvmm_pin(guest, page_at(a), b * PAGE));
+		return ask(uvmm_pin(script_guest, script_page(a), b * PAGE));
 	if (!strcmp(word, "unpin"))
-		return ask(uvmm_unpin(guest, page_at(a), b * PAGE));
+		return ask(uvmm_unpin(script_guest, script_page(a), b * PAGE));
 	if (!strcmp(word, "grow"))
 		return grow(a, b);
 	if (!strcmp(word, "sigbus"))
@@ -370,11 +376,23 @@ static const char *obey(const char *line)
 	if (!strcmp(word, "stats"))
 		return numbers();
 	if (!strcmp(word, "away"))
-		return count(mappings(a, b).away_pages);
+		return script_count(mappings(a, b).away_pages);
 	if (!strcmp(word, "maps"))
-		return count(mappings(0, uvmm_size_bytes(guest) / PAGE).mappings);
+		return script_count(mappings(0, uvmm_size_bytes(script_guest) / PAGE).mappings);
 	if (!strcmp(word, "fork"))
 		return fork_one();
+	if (!strcmp(word, "alloc"))
+		return script_alloc(a);
+	if (!strcmp(word, "free"))
+		return ask(uvmm_free(script_guest, script_page(a), b * PAGE));
+	if (!strcmp(word, "room"))
+		return script_room();
+	if (!strcmp(word, "spare"))
+		return script_keep_spare(a);
+	if (!strcmp(word, "churn"))
+		return script_churn(a, b, c);
+	if (!strcmp(word, "exec"))
+		return exec_again();
 	return "no such command";
 }
 
@@ -385,11 +403,11 @@ int script_guest_main(void)
 	/* The first line comes once the guest is registered. */
 	if (!fgets(line, sizeof(line), stdin))
 		return 1;
-	if (uvmm_attach(&guest)) {
+	if (uvmm_attach(&script_guest)) {
 		printf("%s\n", uvmm_error());
 		return 1;
 	}
-	base = uvmm_base(guest);
+	script_base = uvmm_base(script_guest);
 	printf("ok\n");
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin)) {

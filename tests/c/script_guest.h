@@ -23,6 +23,13 @@
  *   away FIRST PAGES          "ok COUNT" says how many are mapped from frames
  *   maps                      "ok COUNT" says how many mappings guest memory is made of
  *   fork                      a child must have nothing of it
+ *   alloc PAGES               "ok PAGE" says where, "ok none" that there is no room
+ *   free PAGE PAGES
+ *   room                      "ok FREE BALLOONED ALLOCATED"
+ *   spare PAGES               takes so many, and frees them when it is asked to (on_pressure)
+ *   churn THREADS MS KINDS    threads take, write, verify, discard, pin and free blocks; with
+ *                             contents of so many kinds (0: each its own)
+ *   exec                      executes the same program, which attaches at the next line
  */
 #ifndef SCRIPT_GUEST_H
 #define SCRIPT_GUEST_H

@@ -52,7 +52,13 @@ UVMM_PUBLIC void *uvmm_base(const uvmm_guest *g);
 UVMM_PUBLIC size_t uvmm_size_bytes(const uvmm_guest *g);
 UVMM_PUBLIC const char *uvmm_name(const uvmm_guest *g);
 
-/* --- page allocator: buddy system, blocks of 2^order pages, lowest first --- */
+/* --- page allocator: buddy system, blocks of 2^order pages, lowest first ---
+ *
+ *   The balloon: when the daemon wants memory back, the agent thread takes free pages out of
+ *   the allocator and hands them over, and asks the pressure callbacks for more; when
+ *   memory is plentiful again it puts them back. An allocation that finds no free
+ *   memory takes what it needs back from the balloon at once, and does not fail.
+ */
 
 /* Largest order: 2^18 pages, 1 GiB. */
 #define UVMM_ORDER_MAX 18
@@ -104,7 +110,7 @@ UVMM_PUBLIC int uvmm_unpin(uvmm_guest *g, void *addr, size_t bytes);
 
 enum { UVMM_CALM = 0, UVMM_TIGHT = 1, UVMM_STALLED = 2 };
 
-/* Called when the daemon wants memory back: level is one of the above,
+/* Called when the daemon wants memory back, also for the balloon: level is one of the above,
  * wanted_pages a wish. The callback frees what it can spare with uvmm_free or
  * uvmm_discard and returns how many pages that was; free pages are handed over
  * afterwards. It may not block for long. UVMM_CALM says that it is over. */
@@ -123,7 +129,8 @@ struct uvmm_statistics {
 	uint64_t min_pages, max_pages, target_pages;
 	uint64_t resident_pages, swapped_pages, untouched_pages;
 	uint64_t pinned_pages;
-	uint64_t allocated_pages, free_pages;   /* of the page allocator */
+	uint64_t ballooned_pages;               /* handed back to the daemon for a while */
+	uint64_t allocated_pages, free_pages;   /* of the page allocator; ballooned are neither */
 	uint64_t faults;        /* served by the daemon */
 	uint64_t stall_ns;      /* thread time spent waiting for memory */
 };

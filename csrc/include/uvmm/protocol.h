@@ -69,6 +69,11 @@ enum uvmm_msg_type {
 	UVMM_MSG_HOMED = 19,    /* -> daemon: struct uvmm_range; mapped as at first again */
 	UVMM_MSG_ZAP = 20,      /* -> agent: struct uvmm_zap */
 	UVMM_MSG_ZAPPED = 21,   /* agent -> daemon: struct uvmm_zapped */
+	UVMM_MSG_BALLOON = 22,  /* -> agent: struct uvmm_balloon */
+	UVMM_MSG_BALLOONED = 23, /* agent -> daemon: struct uvmm_ballooned */
+	UVMM_MSG_INFLATE = 24,  /* -> daemon: struct uvmm_ranges; given back */
+	UVMM_MSG_DEFLATE = 25,  /* -> daemon: struct uvmm_ranges; to be used again */
+	UVMM_MSG_COUNT = 26,    /* -> guest: struct uvmm_count; answers these two */
 };
 
 enum uvmm_role {
@@ -143,6 +148,7 @@ struct uvmm_usage {
 	uint64_t pinned_pages;
 	uint64_t faults;        /* served by the daemon */
 	uint64_t stall_ns;      /* thread time spent waiting for memory */
+	uint64_t ballooned_pages;
 };
 
 enum uvmm_pressure_level {
@@ -206,6 +212,47 @@ struct uvmm_zap {
 struct uvmm_zapped {
 	uint64_t agent_ns;      /* CPU time that the agent has used in all */
 	uint64_t done[UVMM_ZAP_RUNS / 64];
+};
+
+/* The balloon: pages that the guest has taken out of its own allocator and handed back.
+ *
+ * BALLOON says how large it is to be. The agent comes as near to that as it can in a
+ * moment, by INFLATE and DEFLATE on the CONTROL connection, and answers BALLOONED; with
+ * `more` it could go on, and is asked again. A BALLOON that was not answered may come
+ * twice. INFLATE is refused with -EDQUOT beyond the size that was asked for, and with
+ * -EBUSY, with nothing done, as DISCARD is; what was private in its ranges the guest maps
+ * home, and says HOMED. DEFLATE comes before the pages are used, from any thread of the
+ * guest at any time: it takes back what it needs. A touch without that pops the page,
+ * which is zero then. */
+struct uvmm_balloon {
+	uint64_t target_pages;
+	uint64_t pages;         /* ballooned now, as the daemon counts: the guest changes by
+				 * the difference */
+};
+
+struct uvmm_ballooned {
+	uint64_t pages;         /* in the guest's balloon now */
+	uint32_t more;          /* 1: nearer to the target there is more to be done */
+	uint32_t reserved;
+};
+
+#define UVMM_RANGES 30u
+
+enum uvmm_deflate_why {
+	UVMM_DEFLATE_ASKED = 0,         /* by BALLOON */
+	UVMM_DEFLATE_NEEDED = 1,        /* the guest has no other free memory */
+};
+
+struct uvmm_ranges {
+	uint32_t ranges;        /* 1 to UVMM_RANGES; all are sent */
+	uint32_t why;           /* enum uvmm_deflate_why, 0 for INFLATE */
+	struct uvmm_range range[UVMM_RANGES];
+};
+
+/* Of all pages of the ranges, those that are ballooned now, or were and are not any more.
+ * Others hold what they did, or zeros. */
+struct uvmm_count {
+	uint64_t pages;
 };
 
 enum uvmm_notice_kind {

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: MIT */
+#include "driver.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#define STEP_NS 20000000ll
+#define PIECE_PAGES 4096u       /* 16 MiB: an allocation may wait for one */
+
+/* One time of serving. */
+struct step {
+	struct driver *d;
+	uint64_t goal;          /* for what physmem counts in it */
+	uint64_t rescues;
+	int64_t until_ns;
+	bool refused;           /* by the daemon */
+};
+
+static int64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+static uint64_t all_pages(const struct uvmm_ranges *r)
+{
+	uint64_t sum = 0;
+	uint32_t i;
+
+	for (i = 0; i < r->ranges; i++)
+		sum += r->range[i].pages;
+	return sum;
+}
+
+/* True if all were in the balloon still, and so read as zeros. */
+static bool tell_deflate(struct driver *d, const struct uvmm_ranges *r)
+{
+	struct uvmm_count count = { 0 };
+	struct rpc_call call = {
+		.type = UVMM_MSG_DEFLATE,
+		.answer_type = UVMM_MSG_COUNT,
+		.body = r,
+		.body_bytes = sizeof(*r),
+		.send_fd = -1,
+		.answer = &count,
+		.answer_bytes = sizeof(count),
+	};
+	char why[UVMM_TEXT_BYTES];
+
+	return !d->ops->ask(d->arg, &call, why) && count.pages == all_pages(r);
+}
+
+/* They are free in the end, whatever the daemon says. */
+static void take_back(struct driver *d, const struct uvmm_ranges *r)
+{
+	bool clean = tell_deflate(d, r);
+
+	physmem_deflated(d->physmem, r->range, r->ranges, clean);
+}
+
+/* --- an allocation that finds no room ---------------------------------------------- */
+
+static int rescue(void *arg, const struct physmem_want *w, uint64_t *page)
+{
+	struct uvmm_ranges r = { .why = UVMM_DEFLATE_NEEDED };
+	struct driver *d = arg;
+	int rc;
+
+	pthread_mutex_lock(&d->lock);
+	while ((rc = physmem_try(d->physmem, w, page)) == -ENOMEM &&
+	       physmem_deflate_for(d->physmem, w, r.range, UVMM_RANGES, &r.ranges)) {
+		atomic_fetch_add(&d->rescues, 1);
+		if (r.ranges)
+			take_back(d, &r);
+	}
+	pthread_mutex_unlock(&d->lock);
+	return rc;
+}
+
+void driver_init(struct driver *d, struct physmem *m, struct remap *r,
+		  const struct driver_ops *ops, void *arg)
+{
+	*d = (struct driver){ .physmem = m, .remap = r, .ops = ops, .arg = arg };
+	pthread_mutex_init(&d->lock, NULL);
+	m->rescue = rescue;
+	m->rescue_arg = d;
+}
+
+void driver_forked(struct driver *d)
+{
+	pthread_mutex_init(&d->lock, NULL);
+}
+
+void driver_use(struct driver *d, uint64_t page, uint64_t n)
+{
+	struct uvmm_ranges r = { .why = UVMM_DEFLATE_NEEDED };
+
+	pthread_mutex_lock(&d->lock);
+	while ((r.ranges = physmem_deflate_at(d->physmem, page, n, r.range, UVMM_RANGES))) {
+		tell_deflate(d, &r);
+		physmem_use(d->physmem, r.range, r.ranges);
+	}
+	pthread_mutex_unlock(&d->lock);
+}
+
+/* --- serving ------------------------------------------------------------------------ */
+
+static uint64_t lacking_pages(const struct step *s)
+{
+	uint64_t held = physmem_balloon_pages(s->d->physmem);
+
+	return s->goal > held ? s->goal - held : 0;
+}
+
+static bool may_go_on(const struct step *s)
+{
+	return !s->refused && s->rescues == atomic_load(&s->d->rescues) && now_ns() < s->until_ns;
+}
+
+static void inflate_piece(struct step *s, const struct uvmm_ranges *r)
+{
+	struct driver *d = s->d;
+	char why[UVMM_TEXT_BYTES];
+	uint64_t pages;
+
+	s->refused = remap_inflate(d->remap, r, &pages, why);
+	if (s->refused)
+		take_back(d, r);        /* what was not answered may have been done */
+	else
+		physmem_inflated(d->physmem, r->range, r->ranges, pages == all_pages(r));
+}
+
+/* Takes free pages, a piece at most; false if there are none behind the hand. */
+static bool inflate(struct step *s, bool dirty, struct physmem_hand *h)
+{
+	struct driver *d = s->d;
+	struct uvmm_ranges r = { .ranges = 0 };
+	uint64_t want;
+
+	pthread_mutex_lock(&d->lock);
+	want = lacking_pages(s);
+	want = want < PIECE_PAGES ? want : PIECE_PAGES;
+	if (want && may_go_on(s))
+		r.ranges = physmem_inflate(d->physmem, want, dirty, h, r.range, UVMM_RANGES);
+	if (r.ranges)
+		inflate_piece(s, &r);
+	pthread_mutex_unlock(&d->lock);
+	return r.ranges;
+}
+
+static void inflate_all(struct step *s, bool dirty)
+{
+	struct physmem_hand h = physmem_largest(s->d->physmem);
+
+	while (inflate(s, dirty, &h))
+		;
+}
+
+static void grow(struct step *s)
+{
+	struct driver *d = s->d;
+
+	inflate_all(s, true);
+	if (d->ops->spare && lacking_pages(s) && may_go_on(s)) {
+		d->ops->spare(d->arg);
+		inflate_all(s, true);
+	}
+	inflate_all(s, false);
+}
+
+static void shrink(struct step *s)
+{
+	struct driver *d = s->d;
+	struct uvmm_ranges r = { .why = UVMM_DEFLATE_ASKED };
+
+	do {
+		uint64_t held;
+
+		pthread_mutex_lock(&d->lock);
+		held = physmem_balloon_pages(d->physmem);
+		r.ranges = held > s->goal ? physmem_deflate(d->physmem, held - s->goal, r.range,
+							     UVMM_RANGES) : 0;
+		if (r.ranges)
+			take_back(d, &r);
+		pthread_mutex_unlock(&d->lock);
+	} while (r.ranges && now_ns() < s->until_ns);
+}
+
+uint64_t driver_serve(struct driver *d, const struct uvmm_balloon *wanted,
+		      struct uvmm_ballooned *out)
+{
+	struct step s = {
+		.d = d,
+		.rescues = atomic_load(&d->rescues),
+		.until_ns = now_ns() + STEP_NS,
+	};
+	uint64_t held = physmem_balloon_pages(d->physmem);
+	bool stopped;
+
+	s.goal = held + wanted->target_pages;
+	s.goal = s.goal > wanted->pages ? s.goal - wanted->pages : 0;
+	if (held > s.goal)
+		shrink(&s);
+	else
+		grow(&s);
+	held = physmem_balloon_pages(d->physmem);
+	stopped = s.refused || s.rescues != atomic_load(&d->rescues);
+	*out = (struct uvmm_ballooned){
+		.pages = held,
+		.more = held != s.goal && !stopped && now_ns() >= s.until_ns,
+	};
+	return stopped || out->more ? 0 : lacking_pages(&s);
+}

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT
+ * What a script guest does with its page allocator; see script_guest.h. */
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "script_guest.h"
+#include "script_parts.h"
+
+#define EMPTY UINT64_MAX        /* the version of what was discarded */
+
+const char *script_alloc(uint64_t pages)
+{
+	void *at;
+	int rc = uvmm_alloc(script_guest, pages * PAGE, &at);
+
+	if (rc)
+		return rc == -ENOMEM ? "ok none" : uvmm_error();
+	return script_count((uint64_t)((char *)at - script_base) / PAGE);
+}
+
+const char *script_room(void)
+{
+	static char text[SCRIPT_LINE];
+	struct uvmm_statistics s;
+
+	if (uvmm_get_statistics(script_guest, &s))
+		return uvmm_error();
+	snprintf(text, sizeof(text), "ok %llu %llu %llu", (unsigned long long)s.free_pages,
+		 (unsigned long long)s.ballooned_pages, (unsigned long long)s.allocated_pages);
+	return text;
+}
+
+static struct {
+	void *at;
+	uint64_t pages;
+} spare;
+
+static uint64_t give_spare(void *arg, int level, uint64_t wanted_pages)
+{
+	uint64_t pages = spare.pages;
+
+	(void)arg;
+	if (level == UVMM_CALM || !wanted_pages || !pages)
+		return 0;
+	spare.pages = 0;
+	return uvmm_free(script_guest, spare.at, pages * PAGE) ? 0 : pages;
+}
+
+const char *script_keep_spare(uint64_t pages)
+{
+	if (uvmm_alloc(script_guest, pages * PAGE, &spare.at) ||
+	    uvmm_on_pressure(script_guest, give_spare, NULL))
+		return uvmm_error();
+	spare.pages = pages;
+	memset(spare.at, 1, pages * PAGE);
+	return NULL;
+}
+
+#define BLOCKS 12
+#define BLOCK_PAGES_MAX 700u
+
+struct block {
+	char *at;
+	uint64_t pages, version;        /* EMPTY: discarded */
+	bool pinned;
+};
+
+struct churner {
+	uint64_t random, kinds;
+	const _Atomic bool *stop;
+	_Atomic uint64_t *refused;
+	_Atomic bool *failed;
+	char wrong[SCRIPT_LINE];
+	struct block block[BLOCKS];
+};
+
+static const char *check_block(const struct churner *c, const struct block *k)
+{
+	uint64_t first = (uint64_t)(k->at - script_base) / PAGE;
+
+	if (k->version == EMPTY)
+		return script_check(first, k->pages, 0, ZERO);
+	return script_check(first, k->pages, k->version, c->kinds ? ALIKE : OWN);
+}
+
+static const char *fill_block(struct churner *c, struct block *k)
+{
+	uint64_t first = (uint64_t)(k->at - script_base) / PAGE, rnd = script_mix(++c->random);
+
+	k->version = c->kinds ? 1 + rnd % c->kinds : rnd | 1;
+	return c->kinds ? script_fill_alike(first, k->pages, k->version) :
+			  script_fill(first, k->pages, k->version);
+}
+
+static const char *take_block(struct churner *c, struct block *k)
+{
+	uint64_t most = script_mix(++c->random) % 4 ? 16 : BLOCK_PAGES_MAX;
+	void *at;
+	int rc;
+
+	k->pages = 1 + script_mix(++c->random) % most;
+	rc = uvmm_alloc(script_guest, k->pages * PAGE, &at);
+	k->at = rc ? NULL : at;
+	if (rc == -ENOMEM)
+		atomic_fetch_add(c->refused, 1);
+	if (rc)
+		return rc == -ENOMEM ? NULL : uvmm_error();
+	return fill_block(c, k);
+}
+
+static const char *use_block(struct churner *c, struct block *k)
+{
+	uint64_t rnd = script_mix(++c->random) % 16;
+	size_t bytes = k->pages * PAGE;
+	const char *wrong = check_block(c, k);
+
+	if (wrong)
+		return wrong;
+	if (rnd < 8) {
+		if (k->pinned && uvmm_unpin(script_guest, k->at, bytes))
+			return uvmm_error();
+		k->pinned = false;
+		wrong = uvmm_free(script_guest, k->at, bytes) ? uvmm_error() : NULL;
+		k->at = NULL;
+		return wrong;
+	}
+	if (rnd == 8 && !uvmm_discard(script_guest, k->at, bytes))
+		k->version = EMPTY;
+	else if (rnd == 9 && !k->pinned && k->pages < 32)
+		k->pinned = !uvmm_pin(script_guest, k->at, bytes);
+	else if (rnd == 10)
+		wrong = uvmm_trim(script_guest, NULL) ? uvmm_error() : NULL;
+	else
+		wrong = fill_block(c, k);
+	return wrong;
+}
+
+static void *churner_main(void *arg)
+{
+	struct churner *c = arg;
+	const char *wrong = NULL;
+	size_t i;
+
+	while (!atomic_load(c->stop) && !atomic_load(c->failed) && !wrong) {
+		struct block *k = &c->block[script_mix(++c->random) % BLOCKS];
+
+		wrong = k->at ? use_block(c, k) : take_block(c, k);
+	}
+	for (i = 0; i < BLOCKS && !wrong; i++) {
+		struct block *k = &c->block[i];
+
+		wrong = k->at ? check_block(c, k) : NULL;
+		if (k->at && k->pinned)
+			uvmm_unpin(script_guest, k->at, k->pages * PAGE);
+		if (k->at && !wrong)
+			wrong = uvmm_free(script_guest, k->at, k->pages * PAGE) ? uvmm_error() : NULL;
+	}
+	if (wrong && !atomic_exchange(c->failed, true))
+		snprintf(c->wrong, sizeof(c->wrong), "%s", wrong);
+	return NULL;
+}
+
+const char *script_churn(uint64_t threads, uint64_t ms, uint64_t kinds)
+{
+	static struct churner c[RACERS_MAX];
+	struct timespec t = { (time_t)(ms / 1000), (long)(ms % 1000) * 1000000 };
+	static _Atomic uint64_t refused;
+	static _Atomic bool stop, failed;
+	pthread_t thread[RACERS_MAX];
+	const char *wrong = NULL;
+	uint64_t i;
+
+	atomic_store(&stop, false);
+	threads = threads > RACERS_MAX ? RACERS_MAX : threads;
+	for (i = 0; i < threads; i++) {
+		c[i] = (struct churner){ .random = script_mix(ms + i * 7919), .kinds = kinds,
+					 .stop = &stop, .refused = &refused, .failed = &failed };
+		pthread_create(&thread[i], NULL, churner_main, &c[i]);
+	}
+	nanosleep(&t, NULL);
+	atomic_store(&stop, true);
+	for (i = 0; i < threads; i++) {
+		pthread_join(thread[i], NULL);
+		wrong = c[i].wrong[0] ? c[i].wrong : wrong;
+	}
+	return wrong ? wrong : atomic_load(&refused) ? "an allocation was refused" : NULL;
+}
+
