@@ -27,12 +27,13 @@ static inline bool pagemap_is_mapped(uint64_t word)
 	return word >> 63;
 }
 
-/* The process's own: not of a file, or no longer. */
+/* The process's own: not of a file, or no longer. Swapped, by what is told here, are also a
+ * file's pages that the kernel migrates at that moment. */
 static inline bool pagemap_is_anonymous(uint64_t word)
 {
 	bool swapped = word >> 62 & 1, file = word >> 61 & 1;
 
-	return swapped || (pagemap_is_mapped(word) && !file);
+	return (swapped || pagemap_is_mapped(word)) && !file;
 }
 
 /* Mapped as a part of a large page. Kernels before 6.7 do not tell: false. */

@@ -45,14 +45,20 @@ static void notice(struct uvmm_engine *e, struct guest *g, uint64_t ppn)
 	atomic_fetch_add(&e->sharing.splits, 1);
 }
 
-/* Nobody remaps in the chunk meanwhile, whose busy bit the caller holds. */
+/* The chunk's busy bit is the caller's: what is SHARED now stays mapped so until it is
+ * noticed here, or discarded. What is REMAPPING may be SHARED again before the look is over,
+ * and what was seen of it are the marks of its protection. */
 static void look_in(struct uvmm_engine *e, struct guest *g, uint64_t chunk)
 {
 	uint64_t word[UVMM_CHUNK_PAGES], ppn = chunk * UVMM_CHUNK_PAGES, i;
-	size_t n = pagemap_read(g->pagemap_fd, guest_addr(g, ppn), UVMM_CHUNK_PAGES, word);
+	bool shared[UVMM_CHUNK_PAGES];
+	size_t n;
 
+	for (i = 0; i < UVMM_CHUNK_PAGES; i++)
+		shared[i] = pmap_state(pmap_get(&g->pmap, ppn + i)) == PAGE_SHARED;
+	n = pagemap_read(g->pagemap_fd, guest_addr(g, ppn), UVMM_CHUNK_PAGES, word);
 	for (i = 0; i < n; i++)
-		if (pagemap_is_anonymous(word[i]))
+		if (shared[i] && pagemap_is_anonymous(word[i]))
 			notice(e, g, ppn + i);
 }
 
