@@ -173,6 +173,18 @@ enum activity_grade activity_grade(const struct guest *g, uint64_t ppn,
 	return GRADE_IDLE + k;
 }
 
+bool activity_rests_since(const struct guest *g, uint64_t ppn, const struct activity_look *l,
+			  uint64_t since_ns)
+{
+	uint16_t note = note_of(g, ppn);
+	uint64_t age_ns = clock_ns() - since_ns;
+
+	/* Notes go round, and are clamped before they do. */
+	return l->known && !activity_is_mapped(l, ppn) && note &&
+	       age_ns < AGE_MAX / 2 * (NS_PER_S / IDLE_TICKS_PER_S) &&
+	       idle_age(l->tick, note & TICK_MASK) > idle_age(l->tick, idle_tick(since_ns)) + 1;
+}
+
 /* The page may be one that the scan knows of, by its note, and is resident and home. To look
  * at the page map of a chunk of which nothing ever was moved would only fill it. */
 static bool counts(const struct guest *g, uint64_t ppn, bool moved)

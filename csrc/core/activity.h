@@ -111,6 +111,10 @@ static inline bool activity_is_mapped(const struct activity_look *l, uint64_t pp
 enum activity_grade activity_grade(const struct guest *g, uint64_t ppn,
 				   const struct activity_look *l);
 
+/* The page was not touched since `since_ns`, as far as that is known. */
+bool activity_rests_since(const struct guest *g, uint64_t ppn, const struct activity_look *l,
+			  uint64_t since_ns);
+
 /* Counts the chunk's pages anew. */
 void activity_account(struct guest *g, const struct activity_look *l);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "engine.h"
 #include "locks.h"
 #include "view.h"
@@ -41,6 +42,9 @@ struct scan {
 	struct group *group;
 	struct scan_buffer *b;
 	bool all;
+	/* Of the chunk: when it was looked through before this time, and what is mapped now. */
+	uint64_t looked_ns;
+	struct activity_look seen;
 };
 
 struct scan_buffer *scan_buffer_new(void)
@@ -271,17 +275,39 @@ static void read_run(struct scan *s, uint64_t lo, uint64_t n)
 	}
 }
 
+/* Nothing is to be found at the page: it is not guest memory now, or others know it as it is
+ * and it was not touched since. */
+static bool is_to_skip(const struct scan *s, uint64_t ppn)
+{
+	if (!is_plain(s->g, ppn))
+		return true;
+	return s->looked_ns &&
+	       atomic_load_explicit(&s->g->sharing.prints[ppn], memory_order_relaxed) & PRINT_KNOWN &&
+	       activity_rests_since(s->g, ppn, &s->seen, s->looked_ns);
+}
+
 /* The data [lo, hi), whose chunk's busy bit is ours if that is said. */
 static void look_through(struct scan *s, uint64_t lo, uint64_t hi, bool ours)
 {
 	uint64_t to;
 
 	for (; lo < hi; lo = to > lo ? to : lo + 1) {
-		for (to = lo; to < hi && is_plain(s->g, to); to++)
+		for (to = lo; to < hi && !is_to_skip(s, to); to++)
 			;
 		if (to > lo && !(ours && view_run(s, lo, to - lo)))
 			read_run(s, lo, to - lo);
 	}
+}
+
+/* What is touched from now on will be looked at the next time. */
+static void begin_look(struct scan *s, uint64_t chunk)
+{
+	_Atomic uint64_t *looked_ns = &s->g->sharing.looked_ns[chunk];
+
+	s->looked_ns = atomic_load(&s->g->activity.chunk[chunk].tick) ? atomic_load(looked_ns) : 0;
+	atomic_store(looked_ns, clock_ns());
+	if (s->looked_ns)
+		activity_look(s->g, chunk, &s->seen);
 }
 
 static uint64_t read_chunk(struct scan *s, uint64_t chunk)
@@ -289,6 +315,7 @@ static uint64_t read_chunk(struct scan *s, uint64_t chunk)
 	uint64_t at = chunk * UVMM_CHUNK_PAGES, end = at + UVMM_CHUNK_PAGES, stop, scanned = 0;
 	bool ours = !s->e->cfg.via && pmap_chunk_claim(&s->g->pmap, chunk);
 
+	begin_look(s, chunk);
 	for (; machine_next_data(s->g->memfd, &at, &stop, end); at = stop) {
 		look_through(s, at, stop, ours);
 		scanned += stop - at;

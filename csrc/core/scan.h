@@ -3,6 +3,7 @@
  * scan - looks for pages with the same content within a group, and has them shared.
  *
  *   A page in a guest's file:
+ *     not touched since              it is not read: the scan for idle pages (idle.h) knows
  *     as when it was last scanned    nothing more to do, if others can find it
  *     changed since                  next time, if it stays so
  *     zeros, last time already       its hole is punched

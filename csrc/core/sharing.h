@@ -10,7 +10,7 @@
  *   other pages can find it, by a hint.
  *
  *   Threads  prints and counters are atomic; struct guest_pass is the scanner's own.
- *   Cost     4 bytes a page, where pages were scanned.
+ *   Cost     4 bytes a page and 8 a chunk, where pages were scanned.
  */
 #ifndef SHARING_H
 #define SHARING_H
@@ -49,6 +49,7 @@ struct guest_pass {
 
 struct guest_sharing {
 	_Atomic uint32_t *prints;       /* [max_pages]; NULL: it is in no group */
+	_Atomic uint64_t *looked_ns;    /* [chunks] when a look through it last began, or 0 */
 	struct guest_pass pass;
 	_Atomic uint32_t worth;         /* enum share_worth */
 	_Atomic uint64_t shared_pages;  /* SHARED, or on their way home from it */
@@ -72,7 +73,7 @@ struct sharing {
 	_Atomic uint64_t refused[SHARE_REFUSALS];
 };
 
-/* -ENOMEM */
+/* pages: a multiple of UVMM_CHUNK_PAGES.  -ENOMEM */
 int sharing_init(struct guest_sharing *s, uint64_t pages);
 void sharing_fini(struct guest_sharing *s, uint64_t pages);
 /* The contents were dropped. Exclusive. */

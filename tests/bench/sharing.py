@@ -34,6 +34,7 @@ NS_PER_S = 1e9
 PASSES_MAX = 4
 RESCANS = 3
 RESCAN_S = 2.0
+IDLE_S = 35.0  # the look for idle pages goes round in this time
 STARTED_TOGETHER = 10
 CPU_SHARE = 0.10
 WAIT_S = 90.0
@@ -65,8 +66,9 @@ def found(stage: Stage) -> list[Row]:
         row("found", "found", "the same, next to KSM", "%"),
         row("found", "freed", "memory freed, by MemAvailable", "MiB", target=at_least(0.99)),
         row("found", "us", "CPU time for each page merged", "us", target=at_most(0.5)),
-        row("found", "rescan", "pages looked at again, unchanged", "pages / CPU s",
-            target=at_least(3)),
+        row("found", "rescan", "pages looked at again, just written", "pages / CPU s"),
+        row("found", "idle", "pages looked at again, unchanged for half a minute",
+            "pages / CPU s", target=at_least(3)),
     ]
 
 
@@ -90,9 +92,17 @@ def _share_guests(alike: Alike, swap_dir: Path) -> Figures:
             "found": 100 * merged / alike.identical, "freed": freed / MIB,
             "us": used_ns / 1e3 / merged,
         }
-        cpu_ns = sharing_cpu_ns(daemon)
-        scanned = sum(daemon.share().scanned_pages for _ in range(RESCANS))
-        return figures | {"rescan": scanned * NS_PER_S / (sharing_cpu_ns(daemon) - cpu_ns)}
+        figures["rescan"] = _rescan(daemon)
+        time.sleep(IDLE_S)
+        daemon.share()
+        return figures | {"idle": _rescan(daemon)}
+
+
+def _rescan(daemon: Scratch) -> float:
+    """Look at all again, and again; returns pages for each second of CPU time."""
+    cpu_ns = sharing_cpu_ns(daemon)
+    scanned = sum(daemon.share().scanned_pages for _ in range(RESCANS))
+    return scanned * NS_PER_S / (sharing_cpu_ns(daemon) - cpu_ns)
 
 
 def _merge_ordinary(alike: Alike) -> Figures:
@@ -109,7 +119,8 @@ def _merge_ordinary(alike: Alike) -> Figures:
         return {
             "found": 100 * merged / alike.identical, "freed": freed / MIB,
             "us": used_ns / 1e3 / max(1, merged),
-            "rescan": (ksm.scanned_pages - scanned) * NS_PER_S / (ksm.cpu_ns() - cpu_ns),
+            "rescan": (rate := (ksm.scanned_pages - scanned) * NS_PER_S / (ksm.cpu_ns() - cpu_ns)),
+            "idle": rate,
         }
 
 
