@@ -116,11 +116,10 @@ def _merge_ordinary(alike: Alike) -> Figures:
         ksm.run()
         time.sleep(RESCAN_S)
         ksm.stop()
+        rate = (ksm.scanned_pages - scanned) * NS_PER_S / (ksm.cpu_ns() - cpu_ns)
         return {
             "found": 100 * merged / alike.identical, "freed": freed / MIB,
-            "us": used_ns / 1e3 / max(1, merged),
-            "rescan": (rate := (ksm.scanned_pages - scanned) * NS_PER_S / (ksm.cpu_ns() - cpu_ns)),
-            "idle": rate,
+            "us": used_ns / 1e3 / max(1, merged), "rescan": rate, "idle": rate,
         }
 
 

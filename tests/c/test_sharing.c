@@ -30,7 +30,7 @@ static void share_until(uvmm_engine *e, uint64_t pages)
 	size_t n;
 	int i;
 
-	for (i = 0; i < 10 && plane_machine(e, &n).shared_pages < pages; i++) {
+	for (i = 0; i < 60 && plane_machine(e, &n).shared_pages < pages; i++) {
 		/* An agent that was late is left alone for a second. */
 		if (i > 4)
 			usleep(300000);
