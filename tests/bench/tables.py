@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from uvmm.scratch import ScratchError
 
-from . import faults, heap, policy, sharing
+from . import balloon, faults, heap, policy, sharing
 from .figures import NotMeasured, Row
 from .stage import FULL, QUICK, Stage, say, stage_for, warm_memory
 from .undo import BenchError
@@ -37,6 +37,9 @@ TABLES = {
     "sharing": Table(
         about="pages in common of many guests, against the kernel's same-page merging",
         rows=sharing.ROWS,
+    ),
+    "balloon": Table(
+        about="free memory of a guest, given back and taken again", rows=balloon.ROWS
     ),
     "policy": Table(
         about="decisions for many guests; without a daemon", rows=policy.ROWS, warms=False

@@ -11,7 +11,7 @@
  *
  *   fill, first-touch, random COUNT, latency THREADS COUNT SEED, sequential,
  *   pageout, resident, save PATH, alike COMMON ZERO SEED, mergeable,
- *   write COUNT STEP, fork-write COUNT STEP
+ *   write COUNT STEP, fork-write COUNT STEP, use PAGES ONE_IN, take COUNT PAGES
  *
  * It ends with stdin. Between two commands whoever drives it may do to the
  * memory whatever is to be measured.
@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "alike.h"
+#include "blocks.h"
 #include "measure.h"
 #include "memory.h"
 
@@ -61,6 +62,10 @@ static int run_command(const struct memory *m, char *line)
 		return alike_write(m, count, more);
 	if (sscanf(line, "fork-write %" SCNu64 " %" SCNu64, &count, &more) == 2)
 		return alike_fork_write(m, count, more);
+	if (sscanf(line, "use %" SCNu64 " %" SCNu64, &count, &more) == 2)
+		return blocks_use(m, count, more);
+	if (sscanf(line, "take %" SCNu64 " %" SCNu64, &count, &more) == 2)
+		return blocks_take(m, count, more);
 	if (sscanf(line, "random %" SCNu64, &count) == 1)
 		return measure_random(m, count);
 	if (sscanf(line, "latency %u %" SCNu64 " %" SCNu64, &threads, &count, &seed) == 3)
