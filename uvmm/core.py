@@ -292,6 +292,18 @@ class Engine:
         if code:
             raise _error(code, "")
 
+    def set_idle_cost(self, permille: int) -> None:
+        """
+        Change `EngineConfig.idle_cost_permille`.
+
+        Raises:
+            BadInputError: If it is not 0 to 1000.
+        """
+        if not 0 <= permille <= 1000:
+            raise BadInputError(f"the cost is 0 to 1000 thousandths, got {permille}")
+        with self._call() as engine:
+            lib.uvmm_set_idle_cost(engine, permille)
+
     def block(self, guest_id: int, until_ns: int) -> None:
         """
         Have the guest's threads wait for any page that is not in memory.

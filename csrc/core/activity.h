@@ -22,7 +22,7 @@
  *   Units    pages, ticks.
  *   Threads  notes and counters are atomic. What concerns a chunk as a whole (account) is
  *            for the holder of its busy bit.
- *   Cost     2 bytes a page and 24 a chunk, where something was noted.
+ *   Cost     2 bytes a page and 26 a chunk, where something was noted.
  */
 #ifndef ACTIVITY_H
 #define ACTIVITY_H
@@ -56,7 +56,9 @@ struct activity_chunk {
 	_Atomic uint16_t idle[UVMM_IDLE_AGES];
 	_Atomic uint16_t grades;
 	_Atomic uint16_t tick;          /* 0: never */
-	uint8_t returns, rest;          /* the scan's own; see idle.c */
+	/* The scan's own; see idle.c. */
+	uint16_t unmapped;              /* at the last visit */
+	uint8_t returns, rest;
 };
 
 struct guest_activity {

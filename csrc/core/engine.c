@@ -217,6 +217,7 @@ int uvmm_engine_start(const struct uvmm_engine_config *cfg, uvmm_engine **out,
 	if (!e)
 		return -ENOMEM;
 	e->cfg = *cfg;
+	atomic_store(&e->idle_cost_permille, cfg->idle_cost_permille);
 	allow_many_descriptors();
 	/* Signals are the control plane's: our threads have them all blocked. */
 	sigfillset(&all);

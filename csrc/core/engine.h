@@ -36,6 +36,7 @@ struct uvmm_engine {
 	struct memfs *memfs;
 	struct session *session;
 	_Atomic int64_t chunks_by_page; /* to load before a large page is tried again */
+	_Atomic uint32_t idle_cost_permille;    /* see idle.h */
 	_Atomic uint64_t refused;
 	_Atomic uint64_t damaged_pages;
 	_Atomic uint64_t pinned_pages;

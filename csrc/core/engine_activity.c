@@ -29,6 +29,14 @@ int uvmm_guest_sample(uvmm_engine *e, uint64_t id, uint32_t pages)
 	return rc;
 }
 
+int uvmm_set_idle_cost(uvmm_engine *e, uint32_t permille)
+{
+	if (permille > 1000)
+		return -EINVAL;
+	atomic_store(&e->idle_cost_permille, permille);
+	return 0;
+}
+
 int uvmm_guest_block(uvmm_engine *e, uint64_t id, uint64_t until_ns)
 {
 	struct guest *g;

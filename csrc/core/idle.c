@@ -7,7 +7,7 @@
 #include "engine.h"
 #include "pagemap.h"
 
-#define SOFT_FAULT_NS 1700              /* a page that comes back: by the kernel alone */
+#define SOFT_FAULT_NS 2700              /* a page that comes back: by the kernel alone */
 #define MESSAGE_NS 10000                /* and in a shielded chunk */
 #define VISIT_NS 40000                  /* unmapping a chunk of small pages */
 #define VISIT_LARGE_NS 20000            /* a large page, with its return */
@@ -30,19 +30,10 @@ struct visit {
 
 /* --- one chunk ---------------------------------------------------------------------- */
 
-/* How much of what was unmapped came back, in 1/FULL; -1 if nothing was. */
-static int32_t returned(const struct guest *g, const struct activity_look *l)
+/* How many of so many pages that were unmapped are mapped again, in 1/FULL. */
+static uint32_t part_of(uint32_t mapped, uint32_t unmapped)
 {
-	uint64_t ppn = l->chunk * UVMM_CHUNK_PAGES, end = ppn + UVMM_CHUNK_PAGES;
-	uint32_t unmapped = 0, back = 0;
-
-	for (; ppn < end; ppn++) {
-		if (!activity_is_unmapped(g, ppn))
-			continue;
-		unmapped++;
-		back += activity_is_mapped(l, ppn);
-	}
-	return unmapped ? (int32_t)(back * FULL / unmapped) : -1;
+	return mapped < unmapped ? mapped * FULL / unmapped : FULL;
 }
 
 /* What is to be unmapped: all that is home. A chunk that is to be looked at page by page in
@@ -65,10 +56,12 @@ static void add_runs(const struct visit *v, uint64_t chunk, bool whole)
 
 static uint64_t cost_of(const struct guest *g, uint64_t chunk, uint32_t pages)
 {
+	const struct idle_scan *s = &g->activity.scan;
 	uint64_t each = atomic_load(&g->armed[chunk]) == CHUNK_SHIELDED ? MESSAGE_NS :
 									 SOFT_FAULT_NS;
+	uint32_t part = s->returned > s->returned_soon ? s->returned : s->returned_soon;
 
-	return VISIT_NS + pages * each * (1 + g->activity.scan.returned) / FULL;
+	return VISIT_NS + pages * each * part / FULL;
 }
 
 /* Has the mapped pages unmapped. */
@@ -88,16 +81,35 @@ static void learn(struct visit *v, const struct activity_look *l)
 {
 	struct activity_chunk *c = &v->g->activity.chunk[l->chunk];
 	struct idle_scan *s = &v->g->activity.scan;
-	int32_t back = returned(v->g, l);
+	uint32_t part;
 
-	if (back < 0)
+	if (c->unmapped) {
+		part = part_of(l->pages, c->unmapped);
+		s->returned = (7 * s->returned + part) / 8;
+		if (part < 3 * FULL / 4)
+			c->returns = 0;
+		else if (c->returns < RETURNS_MAX)
+			c->returns++;
+		c->rest = (uint8_t)((1u << (v->eager ? c->returns / 2 : c->returns)) - 1);
+	}
+	c->unmapped = (uint16_t)l->pages;
+	if (l->pages) {
+		s->last = l->chunk;
+		s->last_pages = l->pages;
+	}
+}
+
+/* The same, of the last chunk that was visited, some time later. */
+static void learn_soon(struct guest *g)
+{
+	struct idle_scan *s = &g->activity.scan;
+	struct activity_look l;
+
+	if (!s->last_pages)
 		return;
-	s->returned = (7 * s->returned + (uint32_t)back) / 8;
-	if (back < (int32_t)(3 * FULL / 4))
-		c->returns = 0;
-	else if (c->returns < RETURNS_MAX)
-		c->returns++;
-	c->rest = (uint8_t)((1u << (v->eager ? c->returns / 2 : c->returns)) - 1);
+	activity_look(g, s->last, &l);
+	s->returned_soon = (s->returned_soon + part_of(l.pages, s->last_pages)) / 2;
+	s->last_pages = 0;
 }
 
 static void visit(struct visit *v, uint64_t chunk)
@@ -208,7 +220,7 @@ static void go_round(struct visit *v, uint64_t now_ns)
 
 void idle_scan(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
 {
-	uint64_t permille = e->cfg.idle_cost_permille;
+	uint64_t permille = atomic_load(&e->idle_cost_permille);
 	bool pressed = is_pressed(e, g, now_ns);
 	struct uvmm_zap order = { .runs = 0 };
 	struct visit v = {
@@ -220,9 +232,10 @@ void idle_scan(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
 	};
 
 	pay(g, v.eager ? permille : permille / 2, now_ns);
-	if (g->activity.scan.credit_ns <= 0 || g->pagemap_fd < 0 ||
+	if (!permille || g->activity.scan.credit_ns <= 0 || g->pagemap_fd < 0 ||
 	    now_ns < g->activity.scan.round_ns || !zap_scan_may(g, now_ns))
 		return;
+	learn_soon(g);
 	go_round(&v, now_ns);
 	if (order.runs)
 		zap_scan_send(e, g, &order, now_ns);
@@ -233,6 +246,6 @@ void idle_clear(struct idle_scan *s)
 	uint64_t scanned = atomic_load(&s->scanned);
 
 	memset(s, 0, sizeof(*s));
-	s->returned = FULL / 4;
+	s->returned_soon = FULL;
 	atomic_store(&s->scanned, scanned);
 }

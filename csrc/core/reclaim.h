@@ -31,8 +31,8 @@
  *
  *   Which pages: those that have been idle the longest first, as far as that is known
  *   (activity.h), at random among equals (victims.h). When no idle ones are known any more:
- *   those of which nothing is known, and in the end what is in use, in a round
- *   over all chunks from anywhere. Which guest (in the background): the one furthest
+ *   those of which nothing is known, and in the end what is in use, of chunks
+ *   in any order. Which guest (in the background): the one furthest
  *   above its target.
  *
  *   Threads  any number at once; each needs its own buffer.

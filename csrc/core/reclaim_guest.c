@@ -85,44 +85,25 @@ static int reclaim_chunk(const struct round *r, uint64_t chunk, unsigned grade)
 	return rc;
 }
 
-/* The first chunk from `at` with data, or with pages that come home. */
-static uint64_t next_used(const struct guest *g, uint64_t at, bool unshare)
-{
-	uint64_t data = machine_seek_data(g->memfd, at * UVMM_CHUNK_PAGES);
-	uint64_t end = data == UINT64_MAX ? g->pmap.chunks : data / UVMM_CHUNK_PAGES;
-
-	if (!unshare && !atomic_load(&g->sharing.split_pages))
-		return end;
-	while (at < end && !pmap_chunk_away(&g->pmap, at))
-		at++;
-	return at;
-}
-
 static bool goes_on(const struct round *r)
 {
 	return r->res->pages < r->goal && atomic_load(&r->g->attached);
 }
 
-/* Goes through all chunks once, from anywhere. */
+/* Goes through all chunks once. */
 static int go_round(const struct round *r, unsigned grade, uint32_t fruitless_max)
 {
-	uint64_t chunks = r->g->pmap.chunks, left = chunks, at, chunk, before;
+	bool away = r->unshare || atomic_load(&r->g->sharing.split_pages);
+	uint64_t chunk, before;
 	uint32_t fruitless = 0;
+	size_t tried = 0;
 	int rc = 0;
 
-	for (at = victims_random(r->g, chunks); left && !rc && goes_on(r); at = chunk + (chunk < chunks)) {
-		at %= chunks;
-		chunk = next_used(r->g, at, r->unshare);
-		if (chunk - at >= left)
-			break;
-		left -= chunk - at + (chunk < chunks);
-		if (chunk == chunks)
-			continue;
+	while (!rc && goes_on(r) && fruitless < fruitless_max &&
+	       victims_next_used(r->g, grade == GRADE_HOT, away, &tried, &chunk)) {
 		before = r->res->pages;
 		rc = reclaim_chunk(r, chunk, grade);
 		fruitless = r->res->pages > before ? 0 : fruitless + 1;
-		if (fruitless == fruitless_max)
-			break;
 	}
 	return rc;
 }

@@ -41,8 +41,7 @@ static unsigned count_guests(struct uvmm_engine *e)
 static void look_after(struct uvmm_engine *e, struct guest *g, unsigned guests)
 {
 	sample_look(e, g, clock_ns(), guests);
-	if (e->cfg.idle_cost_permille)
-		idle_scan(e, g, clock_ns());
+	idle_scan(e, g, clock_ns());
 }
 
 /* All guests once. */

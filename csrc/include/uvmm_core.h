@@ -116,6 +116,9 @@ int uvmm_guest_restore(uvmm_engine *e, uint64_t id, struct uvmm_job_result *res)
  *   -ENOENT, -ENOTCONN   -EINVAL  0, or more than UVMM_SAMPLE_PAGES_MAX   -ENOMEM */
 int uvmm_guest_sample(uvmm_engine *e, uint64_t id, uint32_t pages);
 
+/* Changes idle_cost_permille of the configuration.  -EINVAL  more than 1000 */
+int uvmm_set_idle_cost(uvmm_engine *e, uint32_t permille);
+
 /* Until then (at most a second from now; a time that has passed: not any more) the
  * guest's threads wait when they need a page that is not in memory: a new one, or a
  * stored one.

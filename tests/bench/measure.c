@@ -40,12 +40,23 @@ static uint64_t random_start(uint64_t seed)
 	return (seed + 1) * 0x9e3779b97f4a7c15u | 1u;
 }
 
-static uint64_t thread_cpu_ns(void)
+static uint64_t cpu_ns_by(clockid_t clock)
 {
 	struct timespec t;
 
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	clock_gettime(clock, &t);
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t thread_cpu_ns(void)
+{
+	return cpu_ns_by(CLOCK_THREAD_CPUTIME_ID);
+}
+
+/* Of all threads: with uvmm's own. */
+static uint64_t process_cpu_ns(void)
+{
+	return cpu_ns_by(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 static int failed(const char *what, int error)
@@ -113,12 +124,13 @@ int measure_first_touch(const struct memory *m)
 
 int measure_random(const struct memory *m, uint64_t count)
 {
-	uint64_t state = random_start(0), sum = 0, start, ns, i, place;
+	uint64_t state = random_start(0), sum = 0, start, ns, cpu_ns, i, place;
 	const uint64_t words = m->bytes / sizeof(uint64_t);
 	const uint64_t *memory = (const uint64_t *)(const void *)m->base;
 
 	if (!count)
 		return failed("random needs a count", EINVAL);
+	cpu_ns = process_cpu_ns();
 	start = clock_ns();
 	for (i = 0; i < count; i++) {
 		/* The high half scaled: no division, no need of a power of two. */
@@ -126,8 +138,27 @@ int measure_random(const struct memory *m, uint64_t count)
 		sum += memory[place];
 	}
 	ns = clock_ns() - start;
+	cpu_ns = process_cpu_ns() - cpu_ns;
 	printf("{\"op\": \"random\", \"ns\": %" PRIu64 ", \"ns_per_access\": %.3f, "
-	       "\"sum\": %" PRIu64 "}\n", ns, (double)ns / (double)count, sum);
+	       "\"cpu_ns_per_access\": %.3f, \"sum\": %" PRIu64 "}\n", ns,
+	       (double)ns / (double)count, (double)cpu_ns / (double)count, sum);
+	return 0;
+}
+
+int measure_use(const struct memory *m, uint64_t count, uint64_t step, uint64_t ms)
+{
+	uint64_t start = clock_ns(), rounds = 0, ns, at;
+
+	if (!step || count > m->bytes / PAGE_BYTES)
+		return failed("use needs pages of the memory, and a step", EINVAL);
+	do {
+		for (at = 0; at < count; at += step)
+			(void)*(const volatile char *)(m->base + at * PAGE_BYTES);
+		rounds++;
+		ns = clock_ns() - start;
+	} while (ns < ms * 1000000);
+	printf("{\"op\": \"use\", \"ns\": %" PRIu64 ", \"rounds\": %" PRIu64 "}\n", ns,
+	       rounds);
 	return 0;
 }
 

@@ -23,6 +23,10 @@ int measure_first_touch(const struct memory *m);
 /* `count` reads of 8 bytes at random places, each a new one. */
 int measure_random(const struct memory *m, uint64_t count);
 
+/* Reads a word of each `step`-th of the first `count` pages, over and over for `ms`; at
+ * least once. */
+int measure_use(const struct memory *m, uint64_t count, uint64_t step, uint64_t ms);
+
 /* Reads one word of `count` random pages, none twice and no two within 64 KiB,
  * so that the provider's read-ahead does not serve the next one; by `threads`
  * threads. Reports the distribution of the single reads. */

@@ -73,7 +73,7 @@ static int open_malloc(struct memory *m)
 	return m->base ? 0 : failed("malloc", ENOMEM);
 }
 
-static int open_guest(struct memory *m)
+static int open_guest(struct memory *m, enum memory_pages pages)
 {
 	uvmm_guest *guest;
 	int err = uvmm_attach(&guest);
@@ -85,6 +85,8 @@ static int open_guest(struct memory *m)
 	if (m->bytes > uvmm_size_bytes(guest))
 		return failed("guest memory is smaller than asked for", EINVAL);
 	m->base = uvmm_base(guest);
+	if (pages == PAGES_SMALL && madvise(m->base, m->bytes, MADV_NOHUGEPAGE))
+		return failed("MADV_NOHUGEPAGE", errno);
 	return 0;
 }
 
@@ -99,7 +101,7 @@ int memory_open(struct memory *m, enum memory_kind kind, enum memory_pages pages
 	case MEMORY_ANON: err = open_anon(m); break;
 	case MEMORY_SHARED: err = open_shared(m, path); break;
 	case MEMORY_FILE: err = open_file(m, path); break;
-	case MEMORY_GUEST: err = open_guest(m); break;
+	case MEMORY_GUEST: err = open_guest(m, pages); break;
 	}
 	if (err || pages == PAGES_DEFAULT)
 		return err;

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from uvmm.scratch import ScratchError
 
-from . import balloon, faults, heap, policy, sharing
+from . import active, balloon, faults, heap, policy, sharing
 from .figures import NotMeasured, Row
 from .stage import FULL, QUICK, Stage, say, stage_for, warm_memory
 from .undo import BenchError
@@ -40,6 +40,10 @@ TABLES = {
     ),
     "balloon": Table(
         about="free memory of a guest, given back and taken again", rows=balloon.ROWS
+    ),
+    "active": Table(
+        about="what guests use of their memory: what finding out costs, and how true it is",
+        rows=active.ROWS,
     ),
     "policy": Table(
         about="decisions for many guests; without a daemon", rows=policy.ROWS, warms=False
