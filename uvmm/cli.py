@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 import typer
 
-from uvmm.commands import daemon, figures, guests, run, simulate
+from uvmm.commands import daemon, figures, guests, look, run, simulate
 from uvmm.errors import UvmmError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 # In the order of `uvmm --help`.
-for group in (daemon, run, figures, guests, simulate):
+for group in (daemon, run, figures, look, guests, simulate):
     app.add_typer(group.app)
 
 

@@ -34,8 +34,16 @@ class RefusedError(UvmmError):
 class Client:
     """One daemon's control API; each call is a connection of its own."""
 
-    def __init__(self, control_socket: Path) -> None:
+    def __init__(self, control_socket: Path, *, wait_s: float = ANSWER_WAIT_S) -> None:
+        """
+        Talk to a socket.
+
+        Args:
+            control_socket: The daemon's.
+            wait_s: How long an answer to `get` may take.
+        """
         self._socket = control_socket
+        self._wait_s = wait_s
 
     def get(self, path: str) -> Any:
         """
@@ -46,7 +54,7 @@ class Client:
             RefusedError: If it refuses.
             UvmmError: If it does not answer in time, or not in HTTP.
         """
-        return self._ask("GET", path, None, ANSWER_WAIT_S)
+        return self._ask("GET", path, None, self._wait_s)
 
     def post(
         self, path: str, body: Mapping[str, Any] | None = None, *, wait_s: float | None = None

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from uvmm.units import format_size
+from uvmm.units import format_size, pages_to_bytes
 
 if TYPE_CHECKING:
     from uvmm.doctor import Finding
-    from uvmm.schema import Figures, GuestFigures, MachineFigures, SharedAnswer
+    from uvmm.schema import (
+        Figures,
+        GuestFigures,
+        MachineFigures,
+        MovedAnswer,
+        SharedAnswer,
+    )
 
 # Columns that are 0 for every guest are left out.
 _PLACES = ("resident", "shared", "ballooned", "compressed", "swapped", "far", "untouched")
@@ -119,6 +125,26 @@ def shared_line(done: SharedAnswer) -> str:
         f"looked at {done['scanned_pages']} pages: {done['shared_pages']} shared, "
         f"{done['zero_pages']} zero and freed, in {done['elapsed_seconds']:.2f} s "
         f"({done['cpu_seconds']:.2f} s of CPU)"
+    )
+
+
+def reclaimed_line(name: str, done: MovedAnswer, tier: str = "swap") -> str:
+    """Return what a reclaim did."""
+    stayed = done["left_pages"]
+    left = f"; {stayed} stayed: in use, or {tier} is full" if stayed else ""
+    return (
+        f"reclaimed {format_size(pages_to_bytes(done['pages']))} of {name} "
+        f"({done['pages']} pages, {done['zero_pages']} of them zero{left}) "
+        f"in {done['elapsed_seconds']:.2f} s"
+    )
+
+
+def restored_line(name: str, done: MovedAnswer) -> str:
+    """Return what a restore did."""
+    left = f"; {done['left_pages']} pages found no room" if done["left_pages"] else ""
+    return (
+        f"restored {format_size(pages_to_bytes(done['pages']))} of {name} "
+        f"({done['pages']} pages) in {done['elapsed_seconds']:.2f} s{left}"
     )
 
 

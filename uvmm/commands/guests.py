@@ -19,36 +19,34 @@ def reclaim(
     size: Annotated[str, typer.Argument(metavar="SIZE|PERCENT")],
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     tier: Annotated[str, typer.Option(metavar="swap", help="Where its pages go.")] = "swap",
+    as_json: JsonOption = False,
 ) -> None:
     """Take memory out of a guest, such as 64M or 50% of what is resident."""
     from uvmm.client import guest_path
-    from uvmm.units import format_size, pages_to_bytes
+    from uvmm.views import reclaimed_line
 
     done = client_of(run_dir).post(guest_path(name, "reclaim"), {"size": size, "tier": tier})
-    stayed = done["left_pages"]
-    left = f"; {stayed} stayed: in use, or {tier} is full" if stayed else ""
-    print(
-        f"reclaimed {format_size(pages_to_bytes(done['pages']))} of {name} "
-        f"({done['pages']} pages, {done['zero_pages']} of them zero{left}) "
-        f"in {done['elapsed_seconds']:.2f} s"
-    )
+    if as_json:
+        print_json(done)
+    else:
+        print(reclaimed_line(name, done, tier))
 
 
 @app.command()
 def restore(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
+    as_json: JsonOption = False,
 ) -> None:
     """Bring a guest's stored pages back."""
     from uvmm.client import guest_path
-    from uvmm.units import format_size, pages_to_bytes
+    from uvmm.views import restored_line
 
     done = client_of(run_dir).post(guest_path(name, "restore"))
-    left = f"; {done['left_pages']} pages found no room" if done["left_pages"] else ""
-    print(
-        f"restored {format_size(pages_to_bytes(done['pages']))} of {name} "
-        f"({done['pages']} pages) in {done['elapsed_seconds']:.2f} s{left}"
-    )
+    if as_json:
+        print_json(done)
+    else:
+        print(restored_line(name, done))
 
 
 @app.command()
