@@ -9,6 +9,10 @@
 #include "share.h"
 #include "uffd.h"
 
+/* Pages are there twice until the agent has answered. So many at least may be: what is home
+ * can be taken out. */
+#define ALWAYS_PAGES 64u
+
 /* A run of pages that are to come home, in an order with others. */
 struct coming {
 	struct uvmm_engine *e;
@@ -16,6 +20,7 @@ struct coming {
 	const uint64_t *only;
 	bool all;
 	uint64_t lo, n;
+	uint64_t room;          /* for so many more */
 	struct share_buffer *b;
 };
 
@@ -59,8 +64,7 @@ static int write_piece(const struct coming *c, uint64_t ppn, uint64_t n)
 	for (i = 0; i < n; i++) {
 		const char *page = c->b->data + i * UVMM_PAGE_SIZE;
 
-		/* The hole is there. Nobody is asked for memory: a split frees as much in a
-		 * moment, and what else comes home does so to be taken out. */
+		/* The hole is there. */
 		if (uvmm_is_zero(page, UVMM_PAGE_SIZE))
 			continue;
 		if (pwrite(c->g->memfd, page, UVMM_PAGE_SIZE,
@@ -94,14 +98,17 @@ static bool prepare(struct coming *c, uint64_t *at, uint64_t hi, struct uvmm_rem
 	static const struct uvmm_remapped none = { { 0 } };
 	struct uvmm_remap refused = { .runs = 1 };
 
+	if (!c->room)
+		return false;
 	while (*at < hi && !claim(c, *at))
 		(*at)++;
 	c->lo = *at;
-	while (*at < hi && (*at == c->lo || claim(c, *at)))
+	while (*at < hi && (*at == c->lo || (*at - c->lo < c->room && claim(c, *at))))
 		(*at)++;
 	c->n = *at - c->lo;
 	if (!c->n)
 		return false;
+	c->room -= c->n;
 	pmap_chunk_add(&c->g->pmap, c->lo, (uint32_t)c->n);
 	refused.run[0] = (struct uvmm_remap_run){ c->lo, UVMM_FRAME_HOME, c->n };
 	if (protect(c) || copy(c))
@@ -118,6 +125,7 @@ int share_home(struct uvmm_engine *e, struct guest *g, uint64_t chunk, const uin
 	struct coming c = { .e = e, .g = g, .only = only, .all = all, .b = b };
 	struct uvmm_remap *r = &g->order.remap;
 	uint64_t at = chunk * UVMM_CHUNK_PAGES, hi = at + UVMM_CHUNK_PAGES, i;
+	bool roomy;
 
 	*pages = 0;
 	if (share_call(e, g))
@@ -127,6 +135,8 @@ int share_home(struct uvmm_engine *e, struct guest *g, uint64_t chunk, const uin
 		order_cancel(g);
 		return -EAGAIN;
 	}
+	roomy = pressure_take(&e->pressure, UVMM_CHUNK_PAGES, PRESSURE_LOAD);
+	c.room = roomy ? UVMM_CHUNK_PAGES : ALWAYS_PAGES;
 	while (r->runs < UVMM_REMAP_RUNS && prepare(&c, &at, hi, r))
 		;
 	for (i = 0; i < r->runs; i++)
@@ -136,5 +146,7 @@ int share_home(struct uvmm_engine *e, struct guest *g, uint64_t chunk, const uin
 		share_finish(e, g, r, &none);
 		order_cancel(g);
 	}
+	if (roomy)
+		pressure_refresh(e);
 	return 0;
 }
