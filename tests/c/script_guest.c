@@ -389,6 +389,8 @@ static const char *obey(const char *line)
 		return script_room();
 	if (!strcmp(word, "spare"))
 		return script_keep_spare(a);
+	if (!strcmp(word, "inflate") || !strcmp(word, "deflate"))
+		return script_ranges(word, (const uint64_t[]){ a, b, c, d });
 	if (!strcmp(word, "churn"))
 		return script_churn(a, b, c);
 	if (!strcmp(word, "exec"))

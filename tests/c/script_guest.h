@@ -29,6 +29,9 @@
  *   spare PAGES               takes so many, and frees them when it is asked to (on_pressure)
  *   churn THREADS MS KINDS    threads take, write, verify, discard, pin and free blocks; with
  *                             contents of so many kinds (0: each its own)
+ *   inflate|deflate FIRST PAGES [FIRST PAGES]
+ *                             says so to the daemon, behind the library's back: "ok COUNT",
+ *                             or why not
  *   exec                      executes the same program, which attaches at the next line
  */
 #ifndef SCRIPT_GUEST_H

@@ -31,6 +31,7 @@ const char *script_check(uint64_t first, uint64_t pages, uint64_t seed, enum exp
 const char *script_alloc(uint64_t pages);
 const char *script_room(void);
 const char *script_keep_spare(uint64_t pages);
+const char *script_ranges(const char *word, const uint64_t *number);
 const char *script_churn(uint64_t threads, uint64_t ms, uint64_t kinds);
 
 #endif /* SCRIPT_PARTS_H */

@@ -286,6 +286,53 @@ static void test_pinned(void)
 	end(e, &p, false);
 }
 
+/* What no library would say. */
+static void test_hostile(void)
+{
+	static const char outside[] = "the range is empty or not in guest memory";
+	uvmm_engine *e = plane_start(256 + EXTRA_MIB, 0, 0);
+	struct peer p = guest(e, "a");
+	uint64_t i;
+
+	plane_tell(&p, "fill 0 16384 1");
+	expect(&p, "inflate 0 1", "the balloon is not to be that large");
+	set(e, &p, 600);
+	wait_for(e, &p, 600);
+	expect(&p, "inflate 0 1", "the balloon is not to be that large");
+	set(e, &p, ALL);
+	wait_for(e, &p, ALL);
+	make(e, &p, 0);
+	/* It was asked for all, and has let go of that by itself. */
+	plane_tell(&p, "fill 0 16384 1");
+	expect(&p, "inflate 0 0", outside);
+	expect(&p, "inflate 16384 1", outside);
+	expect(&p, "inflate 16383 2", outside);
+	expect(&p, "inflate 0 1 18446744073709551615 2", outside);
+	expect(&p, "deflate 5 18446744073709551615", outside);
+	expect(&p, "deflate 0 16384", "ok 0");
+	expect(&p, "inflate 0 1", "the balloon is not to be that large");
+	plane_tell(&p, "check 0 16384 1");
+	/* With a target that the library cannot reach there is room for its own. */
+	expect(&p, "alloc 8000", "ok 0");
+	set(e, &p, ALL);
+	wait_asked(e, &p, 2 * ALL);
+	wait_for(e, &p, ALL - 8000);
+	expect(&p, "inflate 1000 100 1050 100", "ok 150");
+	expect(&p, "inflate 1000 100", "ok 0");
+	plane_tell(&p, "check 0 1000 1");
+	plane_tell(&p, "check 1150 6850 1");
+	plane_tell(&p, "zero 1000 10");
+	CHECK(plane_stats(e, &p).popped_pages == 10, "popped");
+	expect(&p, "deflate 900 1000", "ok 140");
+	CHECK(plane_stats(e, &p).ballooned_pages == ALL - 8000, "books");
+	for (i = 0; i < 20; i++) {
+		expect(&p, "inflate 0 8000", "ok 8000");
+		expect(&p, "deflate 0 8000", "ok 8000");
+	}
+	plane_tell(&p, "zero 0 8000");
+	end(e, &p, false);
+}
+
 /* Another image of the process has no balloon. */
 static void test_exec(void)
 {
@@ -452,6 +499,8 @@ static void run_all(void)
 	test_shared_pages();
 	fprintf(stderr, "pinned\n");
 	test_pinned();
+	fprintf(stderr, "hostile\n");
+	test_hostile();
 	fprintf(stderr, "exec\n");
 	test_exec();
 	fprintf(stderr, "killed\n");
