@@ -132,6 +132,31 @@ uint64_t released(uint32_t seq)
 	return m.body.pages;
 }
 
+void wish(int fd, uint64_t pages, uint32_t seq)
+{
+	struct {
+		struct uvmm_msg_head head;
+		struct uvmm_balloon body;
+	} m = {
+		.head = { UVMM_PROTOCOL_MAGIC, UVMM_PROTOCOL_VERSION, UVMM_MSG_BALLOON, seq, 0 },
+		.body = { .target_pages = pages },
+	};
+
+	CHECK(send(fd, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m));
+}
+
+uint64_t ballooned(uint32_t seq)
+{
+	struct {
+		struct uvmm_msg_head head;
+		struct uvmm_ballooned body;
+	} m;
+
+	CHECK(recv(d->fd, &m, sizeof(m), 0) == sizeof(m));
+	CHECK(m.head.type == UVMM_MSG_BALLOONED && m.head.seq == seq && !m.head.status);
+	return m.body.pages;
+}
+
 uint64_t note(void *arg, int level, uint64_t wanted_pages)
 {
 	sigset_t blocked;

@@ -50,6 +50,9 @@ void expect_end(void);
 void press(int fd, uint32_t level, uint32_t seq);
 /* Receives RELEASED. */
 uint64_t released(uint32_t seq);
+/* Sends BALLOON; receives BALLOONED, and returns its pages. */
+void wish(int fd, uint64_t pages, uint32_t seq);
+uint64_t ballooned(uint32_t seq);
 /* A callback: writes arg, a letter, into order. */
 uint64_t note(void *arg, int level, uint64_t wanted_pages);
 

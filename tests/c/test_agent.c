@@ -85,6 +85,21 @@ static void test_removal_waits_for_the_callback(void)
 	stop();
 }
 
+/* What there is no room for the callbacks are asked for, once. */
+static void test_balloon(void)
+{
+	start();
+	CHECK(!agent_add(&d->agent, note, "a"));
+	wish(d->fd, ROOM, 1);
+	CHECK(ballooned(1) == ROOM && !strcmp(order, "") && d->balloons == 1);
+	wish(d->fd, ROOM + WANTED, 2);
+	CHECK(ballooned(2) == WANTED && !strcmp(order, "a") && d->balloons == 3);
+	CHECK(!agent_remove(&d->agent, note, "a"));
+	wish(d->fd, ROOM + WANTED, 3);
+	CHECK(ballooned(3) == ROOM && d->balloons == 4 && !d->trims);
+	stop();
+}
+
 static void *come_and_go(void *arg)
 {
 	int i;
@@ -184,6 +199,7 @@ int main(void)
 	test_order_and_sum();
 	test_no_more_than_there_is_room_for();
 	test_removal_waits_for_the_callback();
+	test_balloon();
 	test_callbacks_come_and_go();
 	test_nonsense_ends_it();
 	test_a_reused_descriptor_is_left_alone();

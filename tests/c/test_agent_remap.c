@@ -129,6 +129,21 @@ static void test_attention_puts_pressure_off(void)
 	stop();
 }
 
+/* The last one is served, after what presses more. */
+static void test_attention_puts_the_balloon_off(void)
+{
+	start();
+	attend(1);
+	expect_attends(1);
+	wish(d->fd, 10, 2);
+	wish(d->fd, 20, 3);
+	press(d->fd, UVMM_PRESSURE_SOME, 4);
+	send_remap(&home, 5, -1);
+	CHECK(remapped(5).done[0] == DONE_MASK && !d->balloons);
+	CHECK(released(4) == TRIMMED && ballooned(3) == 20 && d->balloons == 1);
+	stop();
+}
+
 static void test_ticks_come_between_remaps(void)
 {
 	uint32_t i;
@@ -283,6 +298,7 @@ int main(void)
 {
 	test_remap_with_and_without_attention();
 	test_attention_puts_pressure_off();
+	test_attention_puts_the_balloon_off();
 	test_ticks_come_between_remaps();
 	test_hostile_remaps_end_it();
 	test_no_number_for_the_frames();
