@@ -93,10 +93,10 @@ class Browser:
     def press(self, *keys: str) -> None:
         """Press keys."""
         for key in keys:
-            code = _CODES.get(key, ord(key[0].upper()))
-            given = {"key": key, "windowsVirtualKeyCode": code, "code": key}
             if len(key) == 1:
-                given["text"] = key
+                self.tell("Input.dispatchKeyEvent", type="char", text=key)
+                continue
+            given = {"key": key, "code": key, "windowsVirtualKeyCode": _CODES[key]}
             if key == "Enter":
                 given["text"] = "\r"
             self.tell("Input.dispatchKeyEvent", type="keyDown", **given)

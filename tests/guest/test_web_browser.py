@@ -68,6 +68,12 @@ def focused(page: Browser) -> str:
     ))
 
 
+def choose(page: Browser, field: str) -> None:
+    """Go to a field, of which what is typed takes the place."""
+    page.ask(f"document.querySelector('{field}').focus()")
+    page.ask(f"document.querySelector('{field}').select()")
+
+
 def painted(page: Browser, canvas: str) -> int:
     """How many colours a canvas has."""
     return int(page.ask(
@@ -126,7 +132,7 @@ def test_it_is_used_by_keys_alone(page: Browser, place: Place) -> None:
     assert f"to {(64 << 8) - 1}: " in page.text("#cell")
     page.press("Tab", "Tab", "Tab")
     assert page.ask("document.activeElement.form.id") == "restore"
-    page.ask("document.querySelector('#size').focus(), document.querySelector('#size').select()")
+    choose(page, "#size")
     page.press(*"50%", "Enter")
     page.wait_for("document.querySelector('#result').innerText.includes(' pages in ')")
     assert place.client.get("/v1/guests/small")["swapped_bytes"] > 8 << 20
@@ -137,7 +143,7 @@ def test_it_is_used_by_keys_alone(page: Browser, place: Place) -> None:
     wait_for(
         lambda: not place.client.get("/v1/guests/small")["swapped_bytes"], "the pages"
     )
-    page.ask("document.querySelector('#size').focus(), document.querySelector('#size').select()")
+    choose(page, "#size")
     page.press(*"lots", "Enter")
     page.wait_for("document.querySelector('#result').innerText.includes('is no size')")
     page.press("Escape")
