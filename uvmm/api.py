@@ -20,11 +20,12 @@ from starlette.exceptions import HTTPException
 
 from uvmm import schema
 from uvmm.api_look import add_look_routes
+from uvmm.application import Application
 from uvmm.control import PEER
-from uvmm.daemon import Application
-from uvmm.errors import UvmmError
+from uvmm.errors import BadInputError, UvmmError
 from uvmm.figures import figures_of
 from uvmm.log import LOGGER, RECENT_EVENTS, LogEvent
+from uvmm.policy.parameters import Wanted
 from uvmm.units import pages_to_bytes
 from uvmm.web.page import add_page_routes
 
@@ -100,14 +101,26 @@ def _add_guest_routes(app: FastAPI, daemon: Daemon, guest_socket: Path) -> None:
         wanted = Application(
             peer=request.scope["state"][PEER],
             name=body.name, numbered=body.numbered, pid=body.pid, uid=body.uid,
-            gid=body.gid, min_size=_size(body.min), max_size=_size(body.max),
-            shares=body.shares, share_group=body.share_group,
+            gid=body.gid, wanted=_wanted(body), share_group=body.share_group,
         )
         admitted = await _in_thread(lambda: daemon.admit(wanted))
         return schema.GuestAnswer(
             name=admitted.name, token=admitted.token.hex(), socket=str(guest_socket),
             max_bytes=pages_to_bytes(admitted.max_pages),
         )
+
+
+    @app.patch("/v1/guests/{name}")
+    async def change(name: str, body: schema.ChangeRequest) -> schema.GuestFigures:
+        """Change what a guest may hold: all that the body names, or nothing."""
+        wanted = _wanted(body)
+        if wanted == Wanted():
+            raise BadInputError(
+                "nothing to set: name one of min, max, shares, tax, balloon_max"
+            )
+        changed = await _in_thread(lambda: daemon.set(name, wanted))
+        _, stalls = await _in_thread(daemon.look)
+        return schema.guest_figures(changed, stalls.get(changed.id, 0.0))
 
 
 def _add_job_routes(app: FastAPI, daemon: Daemon) -> None:
@@ -199,8 +212,14 @@ async def _in_thread(call: Callable[[], _T], limiter: CapacityLimiter | None = N
     return await to_thread.run_sync(call, limiter=limiter)
 
 
-def _size(given: str | int | None) -> str | None:
-    return None if given is None else str(given)
+def _wanted(body: schema.GuestRequest | schema.ChangeRequest) -> Wanted:
+    def word(given: str | float | None) -> str | None:
+        return None if given is None else str(given)
+
+    return Wanted(
+        min=word(body.min), max=word(body.max), shares=word(body.shares),
+        tax=word(body.tax), balloon_max=word(body.balloon_max),
+    )
 
 
 class _BoundedBody:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from uvmm.history import History
 
 LARGEST_NUMBER = 1 << 62
+NAME_CHARACTERS = 256
 
 
 def add_look_routes(app: FastAPI, daemon: Daemon, history: History) -> None:
@@ -33,6 +34,16 @@ def add_look_routes(app: FastAPI, daemon: Daemon, history: History) -> None:
         """Return where a guest's pages are, in so many equal ranges of its memory."""
         found = await to_thread.run_sync(lambda: daemon.page_map(name, cells))
         return schema.page_map(name, found)
+
+    @app.get("/v1/explain")
+    async def explain(
+        name: Annotated[str | None, Query(max_length=NAME_CHARACTERS)] = None,
+        limit: Annotated[int, Query(ge=1, le=schema.DECISIONS_MAX)] = 20,
+    ) -> schema.ExplainAnswer:
+        """Return the newest decisions, oldest first: all, or what is about one guest."""
+        return await to_thread.run_sync(
+            lambda: schema.explanation(daemon.explain(name), name, limit)
+        )
 
     @app.get("/v1/history")
     async def told(

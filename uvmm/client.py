@@ -74,6 +74,17 @@ class Client:
         """
         return self._ask("POST", path, body, wait_s)
 
+    def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+        """
+        Have the daemon change something; returns its answer.
+
+        Raises:
+            NotRunningError: If no daemon serves.
+            RefusedError: If it refuses.
+            UvmmError: If it does not answer in time, or not in HTTP.
+        """
+        return self._ask("PATCH", path, body, ANSWER_WAIT_S)
+
     def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None, wait_s: float | None
     ) -> Any:

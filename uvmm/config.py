@@ -28,6 +28,11 @@ class FileConfig(BaseModel):
     share_cpu: str | int | float | None = None
     idle_cost: str | int | float | None = None
     http: str | int | None = None
+    policy: str | None = None
+    sample_pages: str | int | None = None
+    sample_seconds: str | int | float | None = None
+    tax: str | int | float | None = None
+    balloon_max: str | int | None = None
 
 
 def load(path: Path) -> dict[str, str]:
@@ -52,8 +57,9 @@ def load(path: Path) -> dict[str, str]:
     except ValidationError as error:
         raise BadInputError(f"--config {path}: {_first(error)}") from None
     said = {key: str(value) for key, value in given if value is not None}
-    if "swap" in said:
-        said["swap"] = str(path.absolute().parent / said["swap"])
+    for file in ("swap", "policy"):
+        if file in said:
+            said[file] = str(path.absolute().parent / said[file])
     return said
 
 

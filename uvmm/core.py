@@ -26,13 +26,13 @@ from uvmm.errors import (
     UnknownGuestError,
     UvmmError,
 )
-from uvmm.model import PageMap, Snapshot
+from uvmm.model import PageMap, Sight, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from uvmm.model import Moved, Shared
+    from uvmm.model import Machine, Moved, Shared, Standing
 
 GUESTS_MAX: int = lib.UVMM_GUESTS_MAX
 SAMPLE_PAGES_MAX: int = lib.UVMM_SAMPLE_PAGES_MAX
@@ -93,6 +93,7 @@ class EventKind(IntEnum):
     ENDED = lib.UVMM_EVENT_ENDED
     REFUSED = lib.UVMM_EVENT_REFUSED
     DAMAGED = lib.UVMM_EVENT_DAMAGED
+    SHORT = lib.UVMM_EVENT_SHORT
     KIN = lib.UVMM_EVENT_KIN
 
 
@@ -109,6 +110,9 @@ class Event:
     kind: EventKind
     pid: int
     text: str
+
+
+_ROW, _SEEN = told.layout(ffi)
 
 
 def page_hash(page: bytes) -> tuple[int, int]:
@@ -213,6 +217,19 @@ class Engine:
         if code:
             raise _error(code, "")
 
+    def set_min(self, guest_id: int, pages: int) -> None:
+        """
+        Set what is not taken from the guest in any case.
+
+        Raises:
+            UnknownGuestError: If it has ended.
+            BadInputError: If it is more than its memory.
+        """
+        with self._call() as engine:
+            code = lib.uvmm_guest_set_min(engine, guest_id, pages)
+        if code:
+            raise _error(code, "")
+
     def set_balloon(self, guest_id: int, pages: int) -> None:
         """
         Set the size that the guest's balloon is to have; returns at once.
@@ -229,11 +246,14 @@ class Engine:
         if code:
             raise _error(code, "")
 
-    def reclaim(self, guest_id: int, pages: int, tier: str) -> Moved:
+    def reclaim(
+        self, guest_id: int, pages: int, tier: str, *, floor_pages: int | None = None
+    ) -> Moved:
         """
         Take up to *pages* pages out of the guest; returns when done.
 
-        Pages that are pinned or written meanwhile stay and count as left.
+        Pages that are pinned or written meanwhile stay and count as left. With a floor
+        the guest is left so many, and its min in any case.
 
         Raises:
             UnknownGuestError: If it has ended.
@@ -243,7 +263,12 @@ class Engine:
         """
         result = ffi.new("struct uvmm_job_result *")
         with self._call() as engine:
-            code = lib.uvmm_guest_reclaim(engine, guest_id, pages, _TIERS[tier], result)
+            if floor_pages is None:
+                code = lib.uvmm_guest_reclaim(engine, guest_id, pages, _TIERS[tier], result)
+            else:
+                code = lib.uvmm_guest_trim(
+                    engine, guest_id, pages, floor_pages, _TIERS[tier], result
+                )
         if code == -errno.ENOSPC and not result.pages:
             raise NoRoomError(f"the {tier} tier is full: nothing was moved")
         if code == -errno.EIO:
@@ -369,31 +394,51 @@ class Engine:
             },
         )
 
-    def snapshot(self, shares: Mapping[int, int]) -> Snapshot:
+    def snapshot(self, standings: Mapping[int, Standing]) -> Snapshot:
         """
         Return the figures of now.
 
         Args:
-            shares: Of each guest by its id, which the data plane does not know;
+            standings: What the data plane does not know of each guest, by its id;
                 guests that are not in it are left out.
         """
+        with self._rows_lock:
+            machine, guests = self._ask(lib.uvmm_snapshot)
+            return Snapshot(
+                machine=told.machine(machine),
+                guests=tuple(
+                    told.guest(row, _text(row.name), standings[row.id])
+                    for row in self._rows[0:guests]
+                    if row.id in standings
+                ),
+            )
+
+    def look(self) -> tuple[Machine, list[Sight]]:
+        """Return what the control loop has to see of the machine and of all guests."""
+        with self._rows_lock:
+            machine, guests = self._ask(lib.uvmm_look)
+            rows = ffi.buffer(self._rows, guests * _ROW.size)[:]
+        sights = [Sight._make(_SEEN(row)) for row in _ROW.iter_unpack(rows)]
+        return told.machine(machine), sights
+
+    def _ask(self, question: Any) -> tuple[Any, int]:
+        """Fill the rows, which are made to be enough; returns the machine, and how many."""
         machine = ffi.new("struct uvmm_machine_stats *")
         count = ffi.new("size_t *")
-        with self._rows_lock, self._call() as engine:
+        with self._call() as engine:
             while True:
-                rows, room = self._rows, len(self._rows)
-                code = lib.uvmm_snapshot(engine, machine, rows, room, count)
+                room = len(self._rows)
+                code = question(engine, machine, self._rows, room, count)
                 if code:
                     raise _error(code, "")
                 if count[0] <= room:
-                    break
+                    return machine, int(count[0])
                 self._rows = ffi.new("struct uvmm_guest_stats[]", 2 * int(count[0]))
-            guests = tuple(
-                told.guest(row, _text(row.name), shares[row.id])
-                for row in rows[0 : int(count[0])]
-                if row.id in shares
-            )
-        return Snapshot(machine=told.machine(machine), guests=guests)
+
+    def alarm(self, headroom_pages: int) -> None:
+        """Have one event SHORT once there is less headroom than that; 0: none."""
+        with self._call() as engine:
+            lib.uvmm_alarm(engine, headroom_pages)
 
     @property
     def event_fd(self) -> int:

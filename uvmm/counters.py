@@ -104,6 +104,16 @@ MACHINE = (
         label=("level", ""),
         meaning="none; some: reclaim runs in the background; full: guests wait for memory",
     ),
+    Counter(
+        key="state", metric="state", words=("high", "clear", "soft", "hard", "low"),
+        label=("state", ""),
+        meaning="how short memory is; soft: balloons take it from guests; hard: paging does; "
+        "low: guests above their target are blocked besides",
+    ),
+    _gauge("reserved_bytes", "memory_reserved_bytes",
+           "promised to guests: their mins, and what uvmm needs for each"),
+    _gauge("reserved_swap_bytes", "swap_reserved_bytes",
+           "promised to guests that named their max: what lies between it and their min"),
     _pages("reclaimed_pages", "reclaimed_bytes", "pages taken by the background reclaimer"),
     _count("refused", "requests_refused",
            "requests for memory that could not be met: memory and swap were full"),
@@ -134,9 +144,20 @@ GUEST = (
     _plain("uid", "whose process that is"),
     _gauge("attached", "guest_attached", "1 once its memory is mapped"),
     _gauge("threads", "guest_threads", "of its process, without uvmm's own"),
+    _gauge("size_bytes", "guest_size_bytes", "its memory; the sum of all places"),
     _gauge("min_bytes", "guest_min_bytes", "held in any case"),
-    _gauge("max_bytes", "guest_max_bytes", "the size of its memory; the sum of all places"),
+    _gauge("max_bytes", "guest_max_bytes", "what it may hold of its memory"),
     _gauge("shares", "guest_shares", "weight when memory is short"),
+    Counter(
+        key="tax_percent", metric="guest_idle_tax_ratio", scale=0.01,
+        meaning="its tax on idle memory: at 75 an idle page costs as much as 4 in use",
+    ),
+    _gauge("balloon_max_bytes", "guest_balloon_max_bytes", "its balloon takes no more"),
+    _gauge("promised", "guest_promised", "1 if its max was named, and so is reserved"),
+    _gauge("active_bytes", "guest_active_bytes",
+           "what it uses of its memory, estimated; all, while nothing is known"),
+    _plain("active_percent", "the same, of its pages with contents"),
+    _gauge("blocked", "guest_blocked", "1 while it has to wait, as memory is very low"),
     _gauge("target_bytes", "guest_target_bytes",
            "what the policy wants it to hold; guests above it are reclaimed first"),
     _place("resident", "where its pages are: in memory, its own"),
@@ -196,7 +217,7 @@ GUEST = (
 # Of metrics that several figures share.
 FAMILIES = {
     "guest_idle_bytes": "resident memory not touched for so many seconds or more",
-    "guest_memory_bytes": "where the guest's pages are; the sum over all places is its max",
+    "guest_memory_bytes": "where the guest's pages are; the sum over all places is its size",
     "share_refused_pages": "pages that had a twin and were not shared, by reason",
 }
 

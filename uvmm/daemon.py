@@ -7,55 +7,38 @@ The only file that knows both policy and the data plane.
 
 from __future__ import annotations
 
-import re
 import secrets
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from uvmm.act import set_targets
+from uvmm.act import Hands, Pager, Paging
+from uvmm.application import applicant, numbered, parameters
 from uvmm.core import EventKind, GuestConfig
 from uvmm.errors import BadInputError, ConflictError, NotReadyError, UnknownGuestError
-from uvmm.host import child, owner, process
-from uvmm.policy import admission
-from uvmm.policy.parameters import SHARES_MAX
-from uvmm.policy.targets import targets
+from uvmm.host import process
+from uvmm.model import Standing
+from uvmm.policy.admission import booking, reserve, room
+from uvmm.policy.parameters import parse
+from uvmm.rules import USUAL_RULES
 from uvmm.sense import Senses
-from uvmm.units import bytes_to_pages, pages_to_bytes, parse_size, shown
+from uvmm.steering import Steering, Subject
+from uvmm.units import bytes_to_pages, format_size, pages_to_bytes, parse_size, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from uvmm.application import Application
     from uvmm.core import Engine, Event
-    from uvmm.host import Peer, Process
-    from uvmm.model import Guest, Moved, PageMap, Shared, Snapshot
-
-NAME_BYTES = 63
-SHARE_OFF = "off"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,62}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Application:
-    """
-    What a launcher asks for a guest.
-
-    Sizes are words, where 100% is machine memory; None is the default. With
-    `numbered` a name that is taken gets -2, -3 and so on. The group that it shares pages
-    with is "off" for none, else one of the user who asks.
-    """
-
-    peer: Peer
-    name: str
-    numbered: bool
-    pid: int
-    uid: int | None
-    gid: int | None
-    min_size: str | None
-    max_size: str | None
-    shares: int
-    share_group: str | None
+    from uvmm.host import Process
+    from uvmm.model import Guest, Machine, Moved, PageMap, Shared, Snapshot, StateName
+    from uvmm.policy.admission import Room
+    from uvmm.policy.decision import Decision
+    from uvmm.policy.parameters import Parameters, Wanted
+    from uvmm.rules import Rules
+    from uvmm.steering import ToDo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +51,21 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Decisions, oldest first, and the moment at which they are told."""
+
+    now_ns: int
+    state: StateName
+    policy: str
+    decisions: list[Decision]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Member:
     config: GuestConfig
-    shares: int
     process: Process
+    parameters: Parameters
+    promised: bool  # its max was named, so it is reserved
 
     @property
     def name(self) -> str:
@@ -82,18 +76,31 @@ class Daemon:
     """
     Guests and the engine under them; calls may be made from any thread.
 
-    `on_change` is told the processes of all guests, by name, whenever one
-    comes or goes.
+    `on_change` is told the processes of all guests, by name, whenever one comes or goes;
+    `on_urgent` is called, by any thread, when a step should not wait for its time.
     """
 
     def __init__(
-        self, engine: Engine, *, on_change: Callable[[dict[str, Process]], None]
+        self,
+        engine: Engine,
+        *,
+        on_change: Callable[[dict[str, Process]], None],
+        on_urgent: Callable[[], None] = lambda: None,
+        rules: Rules = USUAL_RULES,
     ) -> None:
         self._engine = engine
         self._on_change = on_change
-        self._senses = Senses()
-        self._admission = threading.Lock()  # taken before the other one
+        self._on_urgent = on_urgent
+        self._rules = rules
+        self._own_pages = engine.look()[0].overhead_pages
+        self._hands = Hands(engine)
+        self._pager = Pager(engine)
+        # Taken in this order:
+        self._stepping = threading.Lock()
+        self._admission = threading.Lock()
         self._lock = threading.Lock()  # held for moments; guards the senses and all below
+        self._steering = Steering(rules.policy, rules.sampling)
+        self._senses = Senses()
         self._members: dict[int, _Member] = {}
         self._ended_early: set[int] = set()  # ended before their admission did
         self._in_admission = 0
@@ -105,12 +112,25 @@ class Daemon:
             return self._look_locked()
 
     def step(self) -> None:
-        """Sense, decide, act: once a sampling period."""
-        with self._lock:
-            snapshot, _ = self._look_locked()
-        set_targets(self._engine, snapshot, targets(snapshot))
+        """Sense, decide, act: a few times a second, and whenever it is urgent."""
+        with self._stepping:
+            paged = self._pager.taken()
+            machine, sights = self._engine.look()
+            with self._lock:
+                subjects = {
+                    guest_id: Subject(name=member.name, parameters=member.parameters)
+                    for guest_id, member in self._members.items()
+                }
+            todo = self._steering.step(machine, sights, subjects, paged)
+            self._hands.set_targets(todo.targets)
+            self._act(todo)
+            self._engine.alarm(todo.alarm_pages)
 
-    def admit(self, wanted: Application) -> Admission:
+    def close(self) -> None:
+        """End what goes on in the background; before the engine is stopped."""
+        self._pager.stop()
+
+    def admit(self, asked: Application) -> Admission:
         """
         Register a guest, which is a child of the process that asks.
 
@@ -118,19 +138,25 @@ class Daemon:
             BadInputError: If a value cannot be had, or the process is not there, or
                 not the peer's to give away: guests end with the daemon.
             ConflictError: If the name is taken, or the process is a guest.
-            NoRoomError: If there is no room for its min, or for any guest.
+            NoRoomError: If there is no room for its min or its max, or for any guest.
             NotReadyError: If the daemon is ending.
         """
-        guest_process, uid, gid = _who(wanted)
+        who = applicant(asked)
         token = secrets.token_bytes(16)
         with self._admitting():
-            snapshot, _ = self.look()
+            machine, _ = self._engine.look()
+            allowed = parameters(asked.wanted, machine, self._rules.defaults)
+            promised = asked.wanted.max is not None
+            reserve(self._room(machine), booking(allowed, promised=promised))
             config = GuestConfig(
-                name=self._name(wanted), token=token, pid=wanted.pid,
-                uid=uid, gid=gid, kin=False,
-                share_group=_share_group(wanted, uid), **_sizes(wanted, snapshot),
+                name=self._name(asked), token=token, pid=asked.pid,
+                uid=who.uid, gid=who.gid, kin=False, share_group=who.share_group,
+                min_pages=allowed.min_pages, max_pages=allowed.max_pages,
+                target_pages=max(
+                    allowed.min_pages, min(allowed.max_pages, machine.total_pages)
+                ),
             )
-            self._check_free(guest_process)
+            self._check_free(who.process)
             try:
                 guest_id = self._engine.create_guest(config)
             except ConflictError:
@@ -139,7 +165,9 @@ class Daemon:
                 ) from None
             self._join(
                 guest_id,
-                _Member(config=config, shares=wanted.shares, process=guest_process),
+                _Member(
+                    config=config, process=who.process, parameters=allowed, promised=promised
+                ),
             )
         return Admission(name=config.name, token=token, max_pages=config.max_pages)
 
@@ -147,7 +175,8 @@ class Daemon:
         """
         Register a process as kin to a guest: a forked child, or what it executes.
 
-        It is of the same user, size and shares, with no min, and a name of its own.
+        It is of the same user, size and shares, with a name of its own; it has no min, and
+        nothing is reserved for it.
         Nothing if it is registered, or the guest or the process has gone.
 
         Raises:
@@ -167,12 +196,46 @@ class Daemon:
             )
             self._join(
                 self._engine.create_guest(config),
-                _Member(config=config, shares=member.shares, process=kin_process),
+                _Member(
+                    config=config, process=kin_process, promised=False,
+                    parameters=replace(member.parameters, min_pages=0),
+                ),
             )
+
+    def set(self, name: str, wanted: Wanted) -> Guest:
+        """
+        Change what a guest may hold: all that is asked for, or nothing.
+
+        Raises:
+            UnknownGuestError: If there is no such guest.
+            BadInputError: If a value cannot be had, or they do not fit together.
+            NoRoomError: If there is no room for its min or its max.
+            NotReadyError: If the daemon is ending.
+        """
+        with self._admitting():
+            guest_id, member = self._member(name)
+            machine, _ = self._engine.look()
+            allowed = parse(wanted, memory_pages=machine.total_pages, base=member.parameters)
+            size_pages = member.config.max_pages
+            if allowed.max_pages > size_pages:
+                raise BadInputError(
+                    f"max {_size(allowed.max_pages)} is more than the {_size(size_pages)} of "
+                    f"memory that {name} was started with, which cannot grow"
+                )
+            reserve(
+                self._room(machine, without=guest_id),
+                booking(allowed, promised=member.promised, size_pages=size_pages),
+            )
+            self._engine.set_min(guest_id, allowed.min_pages)
+            with self._lock:
+                if guest_id in self._members:
+                    self._members[guest_id] = replace(member, parameters=allowed)
+        self._on_urgent()
+        return self.guest(name)
 
     def reclaim(self, name: str, size: str, tier: str) -> Moved:
         """
-        Take *size* (100% is all that is resident) of a guest into a tier.
+        Take *size* (100% is all that is resident) of a guest into a tier, but not its min.
 
         Raises:
             BadInputError: If it is no size.
@@ -185,7 +248,9 @@ class Daemon:
         resident_bytes = pages_to_bytes(guest.resident_pages)
         wanted_bytes = parse_size(size, percent_of=resident_bytes, what="size")
         wanted_pages = min(bytes_to_pages(wanted_bytes), guest.resident_pages)
-        return self._engine.reclaim(guest.id, wanted_pages, tier)
+        return self._engine.reclaim(
+            guest.id, wanted_pages, tier, floor_pages=guest.min_pages
+        )
 
     def restore(self, name: str) -> Moved:
         """
@@ -228,6 +293,22 @@ class Daemon:
                 return guest
         raise UnknownGuestError(f"there is no guest {shown(name)}; 'uvmm ps' lists them")
 
+    def explain(self, name: str | None = None) -> Explanation:
+        """
+        Return the newest decisions: all, or those that changed a guest's target.
+
+        Raises:
+            UnknownGuestError: If there is no such guest, and was none lately.
+        """
+        steering = self._steering
+        decisions = steering.decisions(name)
+        if name is not None and not decisions:
+            self._member(name)
+        return Explanation(
+            now_ns=time.monotonic_ns(), state=steering.state.word, policy=steering.policy,
+            decisions=decisions,
+        )
+
     def page_map(self, name: str, cells: int) -> PageMap:
         """
         Return where a guest's pages are, in so many equal ranges of its memory.
@@ -238,7 +319,7 @@ class Daemon:
             BadInputError: If there cannot be so many.
         """
         guest = self.guest(name)
-        return self._engine.page_map(guest.id, guest.max_pages, cells)
+        return self._engine.page_map(guest.id, guest.size_pages, cells)
 
     def take(self, event: Event) -> str:
         """Account for an event; returns the name of the guest that it is about."""
@@ -250,6 +331,8 @@ class Daemon:
                 else:
                     del self._members[event.guest_id]
                     self._changed_locked()
+        if event.kind in (EventKind.ENDED, EventKind.ATTACHED, EventKind.SHORT):
+            self._on_urgent()
         return "" if member is None else member.name
 
     def empty(self) -> bool:
@@ -279,6 +362,7 @@ class Daemon:
                 return
             self._members[guest_id] = member
             self._changed_locked()
+        self._on_urgent()
 
     def _check_free(self, wanted: Process) -> None:
         """Refuse a process that is a guest already, or has ended since it was looked at."""
@@ -291,15 +375,59 @@ class Daemon:
             raise BadInputError(f"there is no process {wanted.pid}")
 
     def _look_locked(self) -> tuple[Snapshot, dict[int, float]]:
-        shares = {guest_id: member.shares for guest_id, member in self._members.items()}
-        snapshot = self._engine.snapshot(shares)
+        snapshot = self._engine.snapshot(
+            {
+                guest_id: _standing(member, self._steering.active(guest_id))
+                for guest_id, member in self._members.items()
+            }
+        )
+        there = _room(snapshot.machine, self._members.values(), self._own_pages)
+        machine = replace(
+            snapshot.machine, state=self._steering.state.word,
+            reserved_pages=there.reserved_pages,
+            reserved_swap_pages=there.reserved_swap_pages,
+        )
+        snapshot = replace(snapshot, machine=machine)
         self._senses.see(snapshot)
         stalls = {guest.id: self._senses.stall_percent(guest.id) for guest in snapshot.guests}
         return snapshot, stalls
 
-    def _name(self, wanted: Application) -> str:
+    def _act(self, todo: ToDo) -> None:
+        for guest_id in todo.draw:
+            self._hands.draw(guest_id, self._rules.sampling.pages)
+        for guest_id in todo.release:
+            self._hands.block(guest_id, 0)
+        for order in todo.orders:
+            self._hands.set_balloon(order.id, order.balloon_pages)
+            if order.blocked_until_ns:
+                self._hands.block(order.id, order.blocked_until_ns)
+        self._pager.ask(
+            {
+                order.id: Paging(
+                    pages=order.page_out_pages, floor_pages=todo.floors[order.id]
+                )
+                for order in todo.orders if order.page_out_pages
+            }
+        )
+
+    def _room(self, machine: Machine, *, without: int | None = None) -> Room:
+        """Return what there is, and what is promised of it, but to one guest."""
+        with self._lock:
+            members = [
+                member for guest_id, member in self._members.items() if guest_id != without
+            ]
+        return _room(machine, members, self._own_pages)
+
+    def _member(self, name: str) -> tuple[int, _Member]:
+        with self._lock:
+            for guest_id, member in self._members.items():
+                if member.name == name:
+                    return guest_id, member
+        raise UnknownGuestError(f"there is no guest {shown(name)}; 'uvmm ps' lists them")
+
+    def _name(self, asked: Application) -> str:
         """Choose the name; whether it is free the engine says."""
-        return self._free_name(wanted.name) if wanted.numbered else wanted.name
+        return self._free_name(asked.name) if asked.numbered else asked.name
 
     def _free_name(self, wanted: str) -> str:
         with self._lock:
@@ -307,76 +435,34 @@ class Daemon:
         taken = {member.name for member in members if member.process.alive()}
         name, number = wanted, 2
         while name in taken:
-            name, number = _numbered(wanted, number), number + 1
+            name, number = numbered(wanted, number), number + 1
         return name
 
     def _changed_locked(self) -> None:
         self._on_change({member.name: member.process for member in self._members.values()})
 
 
-def _numbered(name: str, number: int) -> str:
-    suffix = f"-{number}"
-    return name[: NAME_BYTES - len(suffix)] + suffix
+def _standing(member: _Member, active: float) -> Standing:
+    allowed = member.parameters
+    return Standing(
+        min_pages=allowed.min_pages, max_pages=allowed.max_pages, shares=allowed.shares,
+        tax=allowed.tax, balloon_max_pages=allowed.balloon_max_pages, active=active,
+        promised=member.promised,
+    )
 
 
-def _who(wanted: Application) -> tuple[Process, int, int]:
-    """Check names and numbers; return the process and whose it is to be."""
-    if not _NAME.fullmatch(wanted.name):
-        raise BadInputError(
-            f"--name {shown(wanted.name)}: 1 to {NAME_BYTES} of letters, digits and _.+-, "
-            "not starting with a sign"
+def _room(machine: Machine, members: Iterable[_Member], own_pages: int) -> Room:
+    booked = [
+        booking(
+            member.parameters, promised=member.promised, size_pages=member.config.max_pages
         )
-    if not 1 <= wanted.shares <= SHARES_MAX:
-        raise BadInputError(f"--shares {wanted.shares}: must be 1 to {SHARES_MAX}")
-    guest_process, owned = child(wanted.pid, parent=wanted.peer.pid), owner(wanted.pid)
-    if owned is None:
-        raise BadInputError(f"there is no process {wanted.pid}")
-    if guest_process is None:
-        raise BadInputError(
-            f"process {wanted.pid} is no child of process {wanted.peer.pid}, which asks"
-        )
-    if wanted.peer.uid not in (0, owned[0]):
-        raise BadInputError(
-            f"process {wanted.pid} belongs to user {owned[0]}, not to user "
-            f"{wanted.peer.uid}, who asks"
-        )
-    uid = owned[0] if wanted.uid is None else wanted.uid
-    gid = owned[1] if wanted.gid is None else wanted.gid
-    if owned[0] not in (0, uid):
-        raise BadInputError(f"process {wanted.pid} belongs to user {owned[0]}, not {uid}")
-    return guest_process, uid, gid
+        for member in members
+    ]
+    return room(
+        booked, total_pages=machine.total_pages, own_pages=own_pages,
+        swap_pages=machine.swap_total_pages,
+    )
 
 
-def _share_group(wanted: Application, uid: int) -> str:
-    """Return the group's full name: nobody can name one of another user's."""
-    if wanted.share_group == SHARE_OFF:
-        return ""
-    if wanted.share_group is None:
-        return f"{uid}/"
-    if not _NAME.fullmatch(wanted.share_group):
-        raise BadInputError(
-            f"--share-group {shown(wanted.share_group)}: {SHARE_OFF}, or 1 to {NAME_BYTES} of "
-            "letters, digits and _.+-, not starting with a sign"
-        )
-    # Only root can start guests as other users, and so have these in one group.
-    return f"{wanted.peer.uid}/{wanted.share_group}"
-
-
-def _sizes(wanted: Application, snapshot: Snapshot) -> dict[str, int]:
-    machine = snapshot.machine
-    total_bytes = pages_to_bytes(machine.total_pages)
-
-    def pages(size: str | None, what: str) -> int | None:
-        if size is None:
-            return None
-        # Rounded up: whoever asks for a byte means to have it.
-        return -(-parse_size(size, percent_of=total_bytes, what=what) // pages_to_bytes(1))
-
-    max_pages = admission.admitted_max(machine, pages(wanted.max_size, "--max"))
-    min_pages = pages(wanted.min_size, "--min") or 0
-    others = [guest.min_pages for guest in snapshot.guests]
-    admission.check_min(machine, others, min_pages, max_pages)
-    return {
-        "min_pages": min_pages, "max_pages": max_pages,
-        "target_pages": max(min_pages, min(max_pages, machine.total_pages)),
-    }
+def _size(pages: int) -> str:
+    return format_size(pages_to_bytes(pages))

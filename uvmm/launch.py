@@ -56,7 +56,9 @@ class Launch:
     name: str | None
     min_size: str | None
     max_size: str | None
-    shares: int | None
+    shares: str | None
+    tax: str | None
+    balloon_max: str | None
     user: str | None
     heap: Heap
     follow: bool
@@ -121,8 +123,10 @@ def _application(
     }
     if wanted.share_group is not None:
         body["share_group"] = wanted.share_group
-    if wanted.shares is not None:
-        body["shares"] = wanted.shares
+    given = {
+        "shares": wanted.shares, "tax": wanted.tax, "balloon_max": wanted.balloon_max
+    }
+    body |= {key: value for key, value in given.items() if value is not None}
     if user is not None:
         body |= {"uid": user.pw_uid, "gid": user.pw_gid}
     return body

@@ -8,10 +8,13 @@ Units: pages of 4 KiB, nanoseconds of the monotonic clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+StateName = Literal["high", "clear", "soft", "hard", "low"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +41,14 @@ NO_SHARING = Sharing(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Machine memory and swap at one moment."""
+    """
+    Machine memory and swap at one moment.
+
+    `state` is how short memory is to the policy; `reserved_pages` and
+    `reserved_swap_pages` are promised to guests that run. `headroom_pages` are free,
+    without what sharing may have split unseen: below `net_pages` of them the background
+    reclaimer takes from guests, below `wait_pages` they wait.
+    """
 
     now_ns: int
     total_pages: int
@@ -57,6 +67,12 @@ class Machine:
     saved_pages: int = 0
     split_pages: int = 0
     sharing: Sharing = NO_SHARING
+    headroom_pages: int = 0
+    net_pages: int = 0
+    wait_pages: int = 0
+    state: StateName = "high"
+    reserved_pages: int = 0
+    reserved_swap_pages: int = 0
 
     @property
     def used_pages(self) -> int:
@@ -80,12 +96,37 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """
+    What the data plane does not know of a guest.
+
+    `active` is the part of its memory that it uses, as far as is known. What a guest
+    that is not `promised` may hold beyond its min is reserved for nobody.
+    """
+
+    min_pages: int
+    max_pages: int
+    shares: int
+    tax: float
+    balloon_max_pages: int
+    active: float
+    promised: bool
+
+
+NO_STANDING = Standing(
+    min_pages=0, max_pages=0, shares=1, tax=0.0, balloon_max_pages=0, active=1.0,
+    promised=False,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
     """
     One guest at one moment.
 
-    Each of its max pages is in exactly one place, so the seven figures from
-    `resident_pages` to `untouched_pages` add up to `max_pages`.
+    Each page of its memory is in exactly one place, so the seven figures from
+    `resident_pages` to `untouched_pages` add up to `size_pages`. Of these it may hold
+    `max_pages`.
 
     `run_ns` is the CPU time of its process. `sample_touched_pages` of the
     `sampled_pages` were touched since the last `Engine.sample`. `idle_pages` are
@@ -98,9 +139,14 @@ class Guest:
     uid: int
     attached: bool
     threads: int
+    size_pages: int
     min_pages: int
     max_pages: int
     shares: int
+    tax: float
+    balloon_max_pages: int
+    active: float
+    promised: bool
     target_pages: int
     resident_pages: int
     shared_pages: int = 0
@@ -141,7 +187,7 @@ class Guest:
 
     @property
     def placed_pages(self) -> int:
-        """Sum over all places; equals `max_pages`."""
+        """Sum over all places; equals `size_pages`."""
         return (
             self.resident_pages + self.shared_pages + self.ballooned_pages
             + self.compressed_pages + self.swapped_pages + self.far_pages
@@ -151,7 +197,39 @@ class Guest:
     @property
     def touched_pages(self) -> int:
         """Pages with contents, wherever they are."""
-        return self.max_pages - self.untouched_pages - self.ballooned_pages
+        return self.size_pages - self.untouched_pages - self.ballooned_pages
+
+    @property
+    def active_pages(self) -> int:
+        """What it uses of its touched pages, as far as is known; split pages are in use."""
+        return self.split_pages + round(self.active * (self.touched_pages - self.split_pages))
+
+
+class Sight(NamedTuple):
+    """
+    What the control loop sees of a guest, many times a second.
+
+    `size_pages` is its memory; the others are as in `Guest`.
+    """
+
+    id: int
+    attached: int
+    size_pages: int
+    target_pages: int
+    resident_pages: int
+    untouched_pages: int
+    shared_pages: int
+    split_pages: int
+    ballooned_pages: int
+    balloon_able: int
+    balloon_asked_pages: int
+    balloon_given_pages: int
+    run_ns: int
+    samples: int
+    sampled_pages: int
+    sample_touched_pages: int
+    blocked_until_ns: int
+    blocks: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

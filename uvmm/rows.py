@@ -3,11 +3,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import struct
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
-from uvmm.model import Guest, Machine, Moved, Shared, Sharing
+from uvmm.model import Guest, Machine, Moved, Shared, Sharing, Sight, Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 VIA = ("fuse", "descriptor")
+# Of a field of a row in struct's language.
+_CODES = {"char": "s", "int32_t": "i", "uint32_t": "I", "uint64_t": "Q"}
+_NAMES_IN_C = {"size_pages": "max_pages"}
 
 
 def moved(result: Any) -> Moved:
@@ -36,6 +44,7 @@ def machine(m: Any) -> Machine:
         refused=m.refused, damaged_pages=m.damaged_pages,
         frame_pages=m.frame_pages, shared_pages=m.shared_pages,
         saved_pages=m.saved_pages, split_pages=m.split_pages, sharing=_sharing(m),
+        headroom_pages=m.headroom_pages, net_pages=m.net_pages, wait_pages=m.wait_pages,
     )
 
 
@@ -53,11 +62,14 @@ def _sharing(m: Any) -> Sharing:
     )
 
 
-def guest(g: Any, name: str, shares: int) -> Guest:
+def guest(g: Any, name: str, standing: Standing) -> Guest:
     """Return a guest, with what the data plane does not know of it."""
     return Guest(
         id=g.id, name=name, pid=g.pid, uid=g.uid, attached=bool(g.attached),
-        threads=g.threads, min_pages=g.min_pages, max_pages=g.max_pages, shares=shares,
+        threads=g.threads, size_pages=g.max_pages, min_pages=standing.min_pages,
+        max_pages=standing.max_pages, shares=standing.shares, tax=standing.tax,
+        balloon_max_pages=standing.balloon_max_pages, active=standing.active,
+        promised=standing.promised,
         target_pages=g.target_pages, resident_pages=g.resident_pages,
         swapped_pages=g.swapped_pages, untouched_pages=g.untouched_pages,
         pinned_pages=g.pinned_pages, unmanaged_pages=g.unmanaged_pages,
@@ -76,3 +88,24 @@ def guest(g: Any, name: str, shares: int) -> Guest:
         balloon_needed_pages=g.balloon_needed_pages,
         balloon_asked_pages=g.balloon_asked_pages, balloon_given_pages=g.balloon_given_pages,
     )
+
+
+def layout(
+    ffi: Any,
+) -> tuple[struct.Struct, Callable[[tuple[Any, ...]], tuple[Any, ...]]]:
+    """Return how to read a guest's row at once, and how to take a `Sight` from its values."""
+    codes, place = ["="], {}
+    values = end = 0
+    row = ffi.typeof("struct uvmm_guest_stats")
+    for name, field in row.fields:
+        codes.append(f"{field.offset - end}x")
+        end = field.offset + ffi.sizeof(field.type)
+        place[name] = values
+        count, kind = 1, field.type
+        if kind.kind == "array":
+            count, kind = kind.length, kind.item
+        codes.append(f"{count}{_CODES[kind.cname]}")
+        values += 1 if _CODES[kind.cname] == "s" else count
+    codes.append(f"{ffi.sizeof(row) - end}x")
+    names = (_NAMES_IN_C.get(name, name) for name in Sight._fields)
+    return struct.Struct("".join(codes)), itemgetter(*(place[name] for name in names))

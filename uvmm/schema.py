@@ -3,20 +3,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic reads typing's only since 3.12
 
-from uvmm.policy.parameters import DEFAULT_SHARES, SHARES_MAX
+from uvmm.model import StateName  # noqa: TC001 - pydantic reads it
+from uvmm.policy.decision import HISTORY_LENGTH
 from uvmm.units import pages_to_bytes
 
 if TYPE_CHECKING:
+    from uvmm.daemon import Explanation
     from uvmm.model import Guest, Machine, Moved, PageMap, Shared, Sharing, Snapshot
 
 SIZE_CHARACTERS = 64
 ID_MAX = 0xFFFFFFFE  # the largest user and group number
 PID_MAX = 1 << 22
+DECISIONS_MAX = HISTORY_LENGTH
 
 SizeText = Annotated[str, Field(max_length=SIZE_CHARACTERS)]
 
@@ -35,8 +38,20 @@ class GuestRequest(_Body):
     gid: Annotated[int, Field(ge=0, le=ID_MAX)] | None = None
     min: SizeText | int | None = None
     max: SizeText | int | None = None
-    shares: Annotated[int, Field(ge=1, le=SHARES_MAX)] = DEFAULT_SHARES
+    shares: SizeText | int | None = None
+    tax: SizeText | int | float | None = None
+    balloon_max: SizeText | int | None = None
     share_group: str | None = None
+
+
+class ChangeRequest(_Body):
+    """What a guest is to be allowed; what is not named stays as it is."""
+
+    min: SizeText | int | None = None
+    max: SizeText | int | None = None
+    shares: SizeText | int | None = None
+    tax: SizeText | int | float | None = None
+    balloon_max: SizeText | int | None = None
 
 
 class ShareRequest(_Body):
@@ -119,6 +134,9 @@ class MachineFigures(TypedDict):
     swap_used_bytes: int
     memory_via: str
     pressure: Literal["none", "some", "full"]
+    state: StateName
+    reserved_bytes: int
+    reserved_swap_bytes: int
     reclaimed_pages: int
     refused: int
     damaged_pages: int
@@ -144,7 +162,7 @@ class IdleFigures(TypedDict):
 
 class GuestFigures(TypedDict):
     """
-    A guest; the seven places of its pages add up to `max_bytes`.
+    A guest; the seven places of its pages add up to `size_bytes`.
 
     `unmanaged_bytes` is writable memory of its process that is no guest memory.
     """
@@ -154,10 +172,17 @@ class GuestFigures(TypedDict):
     uid: int
     attached: bool
     threads: int
+    size_bytes: int
     min_bytes: int
     max_bytes: int
     shares: int
+    tax_percent: float
+    balloon_max_bytes: int
+    promised: bool
     target_bytes: int
+    active_bytes: int
+    active_percent: float
+    blocked: bool
     resident_bytes: int
     shared_bytes: int
     ballooned_bytes: int
@@ -218,6 +243,19 @@ class MapAnswer(TypedDict):
     pages: dict[str, list[int]]
 
 
+class ExplainAnswer(TypedDict):
+    """
+    Decisions, oldest first, as values and in words.
+
+    `state` is that of now; each decision has its own. `words` has a list of lines for each.
+    """
+
+    state: StateName
+    policy: str
+    decisions: list[dict[str, Any]]
+    words: list[list[str]]
+
+
 class Health(TypedDict):
     """That the daemon serves, and who it is."""
 
@@ -249,6 +287,9 @@ def machine_figures(machine: Machine, scan_rate: float) -> MachineFigures:
         swap_used_bytes=pages_to_bytes(machine.swap_used_pages),
         memory_via=machine.via,
         pressure=_PRESSURE[machine.pressure],
+        state=machine.state,
+        reserved_bytes=pages_to_bytes(machine.reserved_pages),
+        reserved_swap_bytes=pages_to_bytes(machine.reserved_swap_pages),
         reclaimed_pages=machine.reclaimed_pages,
         refused=machine.refused,
         damaged_pages=machine.damaged_pages,
@@ -291,10 +332,17 @@ def guest_figures(guest: Guest, stall_percent: float) -> GuestFigures:
     return GuestFigures(
         name=guest.name, pid=guest.pid, uid=guest.uid, attached=guest.attached,
         threads=guest.threads,
+        size_bytes=pages_to_bytes(guest.size_pages),
         min_bytes=pages_to_bytes(guest.min_pages),
         max_bytes=pages_to_bytes(guest.max_pages),
         shares=guest.shares,
+        tax_percent=round(100 * guest.tax, 1),
+        balloon_max_bytes=pages_to_bytes(guest.balloon_max_pages),
+        promised=guest.promised,
         target_bytes=pages_to_bytes(guest.target_pages),
+        active_bytes=pages_to_bytes(guest.active_pages),
+        active_percent=round(100 * guest.active, 1),
+        blocked=guest.blocked_until_ns > 0,
         resident_bytes=pages_to_bytes(guest.resident_pages),
         shared_bytes=pages_to_bytes(guest.shared_pages),
         ballooned_bytes=pages_to_bytes(guest.ballooned_pages),
@@ -340,6 +388,22 @@ def figures(
     return Figures(
         machine=machine_figures(snapshot.machine, scan_rate),
         guests=[guest_figures(guest, stalls[guest.id]) for guest in snapshot.guests],
+    )
+
+
+def explanation(told: Explanation, name: str | None, limit: int) -> ExplainAnswer:
+    """Tell the newest *limit* decisions, about one guest or all."""
+    decisions = told.decisions[-limit:]
+    return ExplainAnswer(
+        state=told.state, policy=told.policy,
+        decisions=[
+            {
+                **one.as_json(name),
+                "age_seconds": round(max(0, told.now_ns - one.at_ns) / 1e9, 3),
+            }
+            for one in decisions
+        ],
+        words=[one.words(name, now_ns=told.now_ns) for one in decisions],
     )
 
 

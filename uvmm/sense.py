@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the daemon remembers of what it sees: guests' recent stalls, and a rate."""
+"""What the daemon remembers of its figures: guests' recent stalls, and a rate."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from uvmm.policy.stall import StallSample, Window, observe, percent
 if TYPE_CHECKING:
     from uvmm.model import Snapshot
 
-_SCAN_SAMPLES = 5
-PERIOD_S = 0.25  # 40 samples a window: what happens between two is in the counters
+PERIOD_S = 0.25  # between two steps of the control loop
+_RATE_NS = 1_000_000_000  # a rate is that of so long, about
 
 
 class Senses:
@@ -20,7 +20,7 @@ class Senses:
 
     def __init__(self) -> None:
         self._windows: dict[int, Window] = {}
-        self._scans: deque[tuple[int, int]] = deque(maxlen=_SCAN_SAMPLES)
+        self._scans: deque[tuple[int, int]] = deque()
 
     def see(self, snapshot: Snapshot) -> None:
         """Take note of *snapshot*; guests that are not in it are forgotten."""
@@ -36,13 +36,15 @@ class Senses:
         }
         machine = snapshot.machine
         self._scans.append((machine.now_ns, machine.sharing.scanned_pages))
+        while len(self._scans) > 2 and self._scans[1][0] <= machine.now_ns - _RATE_NS:
+            self._scans.popleft()
 
     def stall_percent(self, guest_id: int) -> float:
         """Return the guest's stall percentage of the last 10 s, 0 if it is new."""
         return percent(self._windows.get(guest_id, ()))
 
     def scan_rate(self) -> float:
-        """Return the pages scanned a second, over the last few samples."""
+        """Return the pages scanned a second lately."""
         if len(self._scans) < 2:
             return 0.0
         (since_ns, before), (now_ns, now) = self._scans[0], self._scans[-1]

@@ -32,6 +32,7 @@ from uvmm.errors import BadInputError, DaemonStartError, EngineError, NotReadyEr
 from uvmm.figures import remember
 from uvmm.history import History, bytes_for
 from uvmm.log import LOGGER, open_log, tell
+from uvmm.rules import rules_of
 from uvmm.sense import PERIOD_S
 from uvmm.settings import (
     VIA,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
 FIRST_GUEST_WAIT_S = 20.0  # of a daemon that ends with its last guest
 EMPTY_CHECK_S = 1.0
+SHORTEST_PERIOD_S = 0.02  # however much is urgent
 _NO_PASSTHROUGH = (errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM)
 
 
@@ -95,7 +97,13 @@ async def serve(settings: Settings, ready: Callable[[str], bool]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     with ExitStack() as undo:
-        parts = _open(settings, undo)
+        urgent = asyncio.Event()
+
+        def on_urgent() -> None:
+            with suppress(RuntimeError):  # the loop has ended, and nothing is urgent any more
+                loop.call_soon_threadsafe(urgent.set)
+
+        parts = _open(settings, undo, on_urgent=on_urgent)
         pump = _EventPump(parts.engine, parts.daemon)
         loop.add_reader(parts.engine.event_fd, pump.drain)
         undo.callback(loop.remove_reader, parts.engine.event_fd)
@@ -105,7 +113,7 @@ async def serve(settings: Settings, ready: Callable[[str], bool]) -> None:
         ]
         tasks += [
             asyncio.create_task(task) for task in (
-                _tick(parts.daemon, stop), remember(parts.daemon, parts.history, stop),
+                _tick(parts.daemon, urgent, stop), remember(parts.daemon, parts.history, stop),
             )
         ]
         ending = asyncio.create_task(_end_when_empty(parts.daemon, pump, stop, settings))
@@ -115,6 +123,7 @@ async def serve(settings: Settings, ready: Callable[[str], bool]) -> None:
         if not ready("serving"):
             stop.set()
         await stop.wait()
+        urgent.set()
         tell("ending")
         for server, _ in servers:
             server.should_exit = True
@@ -148,6 +157,8 @@ class _EventPump:
                     self._adopt(event)
                     continue
                 name = self._daemon.take(event)
+                if event.kind == EventKind.SHORT:
+                    continue
                 bad = event.kind in (EventKind.REFUSED, EventKind.DAMAGED)
                 tell(
                     event.text, kind=event.kind.name.lower(), guest=name,
@@ -163,12 +174,15 @@ class _EventPump:
             tell(f"process {event.pid} cannot be a guest: {error}", level=logging.ERROR)
 
 
-def _open(settings: Settings, undo: ExitStack) -> _Parts:
+def _open(
+    settings: Settings, undo: ExitStack, *, on_urgent: Callable[[], None]
+) -> _Parts:
     """Bring up all that serves; *undo* takes it down, in mirrored order."""
     check_run_dir(settings.run_dir)
     if os.geteuid() != 0:
         raise DaemonStartError("the daemon needs root; start it with sudo")
     _check_words(settings)
+    rules = rules_of(settings)
     group = None if settings.group is None else host.group_id(settings.group)
     run_dir = rundir.RunDir(Path(settings.run_dir))
     undo.callback(os.close, rundir.claim(run_dir))
@@ -183,7 +197,10 @@ def _open(settings: Settings, undo: ExitStack) -> _Parts:
     engine = _engine(run_dir, settings, sizes, group)
     undo.callback(engine.stop)
     undo.enter_context(machine_settings.allowed())
-    daemon = Daemon(engine, on_change=_recorder(run_dir, record))
+    daemon = Daemon(
+        engine, on_change=_recorder(run_dir, record), on_urgent=on_urgent, rules=rules
+    )
+    undo.callback(daemon.close)
     place = f" at {sizes.swap_path}" if sizes.swap_path else ""
     tell(
         f"machine memory {format_size(sizes.memory_bytes)}, "
@@ -303,9 +320,14 @@ def _servers(
     return servers
 
 
-async def _tick(daemon: Daemon, stop: asyncio.Event) -> None:
-    """Let the daemon think, four times a second, whatever goes wrong once."""
+async def _tick(daemon: Daemon, urgent: asyncio.Event, stop: asyncio.Event) -> None:
+    """
+    Let the daemon think, four times a second, whatever goes wrong once.
+
+    What is urgent does not wait for the next time, and once for all that comes together.
+    """
     while not stop.is_set():
+        urgent.clear()
         try:
             await asyncio.to_thread(daemon.step)
         except NotReadyError:
@@ -313,7 +335,9 @@ async def _tick(daemon: Daemon, stop: asyncio.Event) -> None:
         except Exception:  # noqa: BLE001 - the daemon's top: it lives on, and tells
             LOGGER.exception("a step of the control loop failed")
         with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), PERIOD_S)
+            await asyncio.wait_for(stop.wait(), SHORTEST_PERIOD_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(urgent.wait(), PERIOD_S - SHORTEST_PERIOD_S)
 
 
 async def _end_when_empty(

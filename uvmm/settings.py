@@ -41,6 +41,11 @@ class Settings:
     share_cpu: str | None = None
     idle_cost: str | None = None
     http: str | None = None
+    policy: str | None = None
+    sample_pages: str | None = None
+    sample_seconds: str | None = None
+    tax: str | None = None
+    balloon_max: str | None = None
     force: bool = False
     exit_when_empty: bool = False
     foreground: bool = False

@@ -12,6 +12,7 @@ from uvmm.units import format_size, pages_to_bytes
 if TYPE_CHECKING:
     from uvmm.doctor import Finding
     from uvmm.schema import (
+        ExplainAnswer,
         Figures,
         GuestFigures,
         MachineFigures,
@@ -51,11 +52,13 @@ def place_table(guests: list[GuestFigures]) -> Table:
     ]
     table = Table(box=None, pad_edge=False)
     table.add_column("NAME")
-    for column in ("MAX", "TARGET", *places, "FAULTS", "IN", "OUT", "STALL", "STALL%"):
+    columns = ("MAX", "TARGET", "ACTIVE", *places, "FAULTS", "IN", "OUT", "STALL", "STALL%")
+    for column in columns:
         table.add_column(column.upper(), justify="right")
     for guest in guests:
         table.add_row(
             guest["name"], format_size(guest["max_bytes"]), format_size(guest["target_bytes"]),
+            format_size(guest["active_bytes"]),
             *(format_size(_place(guest, place)) for place in places),
             str(guest["faults"]), str(guest["pages_in"]), str(guest["pages_out"]),
             f"{guest['stall_seconds']:.1f}s", f"{guest['stall_percent']:.1f}",
@@ -64,18 +67,40 @@ def place_table(guests: list[GuestFigures]) -> Table:
 
 
 def machine_lines(machine: MachineFigures) -> list[str]:
-    """Return the machine in two lines."""
+    """Return the machine in a few lines."""
     used, total = machine["used_bytes"], machine["total_bytes"]
     return [
         f"memory  {format_size(used)} of {format_size(total)} used "
         f"({100 * used // max(1, total)}%), {format_size(machine['overhead_bytes'])} of it "
-        f"uvmm's own; pressure {machine['pressure']}; by {machine['memory_via']}",
+        f"uvmm's own; state {machine['state']}, pressure {machine['pressure']}; by "
+        f"{machine['memory_via']}",
+        f"booked  {format_size(machine['reserved_bytes'])} of memory and "
+        f"{format_size(machine['reserved_swap_bytes'])} of swap, for guests",
         f"swap    {format_size(machine['swap_used_bytes'])} of "
         f"{format_size(machine['swap_total_bytes'])} used; {machine['reclaimed_pages']} pages "
         f"reclaimed, {machine['refused']} requests refused, "
         f"{machine['damaged_pages']} pages damaged",
         sharing_lines(machine)[0],
     ]
+
+
+def parameter_line(guest: GuestFigures) -> str:
+    """Return what a guest may hold."""
+    limit = ""
+    if guest["max_bytes"] < guest["size_bytes"]:
+        limit = f" of its {format_size(guest['size_bytes'])}"
+    return (
+        f"{guest['name']}: min {format_size(guest['min_bytes'])}, "
+        f"max {format_size(guest['max_bytes'])}{limit}, {guest['shares']} shares, "
+        f"tax {guest['tax_percent']:g}%, balloon at most "
+        f"{format_size(guest['balloon_max_bytes'])}"
+    )
+
+
+def explain_lines(told: ExplainAnswer) -> list[str]:
+    """Return decisions in words, oldest first."""
+    lines = [line for decision in told["words"] for line in decision]
+    return [f"memory is {told['state']} now; policy: {told['policy']}", *lines]
 
 
 def sharing_lines(machine: MachineFigures) -> list[str]:

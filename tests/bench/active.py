@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from uvmm import machine_settings
 from uvmm.core import Engine, EngineConfig, GuestConfig
+from uvmm.model import NO_STANDING
 from uvmm.policy.activity import SAMPLE_PAGES
 
 from .figures import Row, at_most
@@ -55,7 +56,7 @@ class Watched:
 
     def figures(self) -> Guest:
         """Return what is known of the guest."""
-        return self.engine.snapshot({self.id: 1}).guests[0]
+        return self.engine.snapshot({self.id: NO_STANDING}).guests[0]
 
 
 @contextmanager

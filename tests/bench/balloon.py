@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from uvmm import machine_settings
 from uvmm.core import Engine, EngineConfig, GuestConfig
+from uvmm.model import NO_STANDING
 
 from .figures import Row, at_least, at_most, column
 from .probe import PAGE_BYTES, Probe, touch_argv
@@ -52,11 +53,11 @@ class Subject:
 
     def seen(self) -> Guest:
         """Return its figures."""
-        return self.engine.snapshot({self.id: 1000}).guests[0]
+        return self.engine.snapshot({self.id: NO_STANDING}).guests[0]
 
     def held_pages(self) -> int:
         """Return what all guests hold of machine memory, by the kernel."""
-        return self.engine.snapshot({self.id: 1000}).machine.tmpfs_pages
+        return self.engine.snapshot({self.id: NO_STANDING}).machine.tmpfs_pages
 
     def until(self, done: Callable[[], bool]) -> float:
         """Wait, and tell how long that took."""

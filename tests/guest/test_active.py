@@ -18,6 +18,7 @@ import pytest
 
 from uvmm import machine_settings
 from uvmm.core import Engine, EngineConfig, GuestConfig
+from uvmm.model import NO_STANDING
 from uvmm.policy.activity import SAMPLE_PAGES
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Toucher:
         assert self.process.stdout.readline().strip() == word
 
     def figures(self) -> Guest:
-        return self.engine.snapshot({self.id: 1}).guests[0]
+        return self.engine.snapshot({self.id: NO_STANDING}).guests[0]
 
     def sampled_percent(self, count: int, step: int) -> float:
         """Watch pages while the guest touches some; what part it uses, by that."""

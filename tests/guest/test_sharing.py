@@ -285,7 +285,8 @@ def test_killed_while_it_is_being_shared(quiet: Place) -> None:
 
 def test_sharing_before_swapping(place: Place) -> None:
     """Guests that are alike fit into less memory than they hold, with little in swap."""
-    assert place.up("--share-cpu", "50").returncode == 0
+    swap = ("--swap-size", str(12 * (96 << 20)))  # all of what they may come to hold
+    assert place.up("--share-cpu", "50", *swap).returncode == 0
     guests = [Same(place, f"g{at}", "--max", "96M") for at in range(12)]
     assert sum(FILLED_BYTES for _ in guests) >= MEMORY_BYTES
     wait_for(lambda: machine(place)["saved_bytes"] >= 8 * FILLED_BYTES, "shared pages")

@@ -23,7 +23,7 @@ from uvmm.core import Event, EventKind
 from uvmm.daemon import Daemon
 from uvmm.history import History
 from uvmm.host import Peer, child, process
-from uvmm.model import Moved, Snapshot
+from uvmm.model import Machine, Moved, Sight, Snapshot, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,18 +40,33 @@ class NoEngine:
     def __init__(self) -> None:
         self.created: dict[int, GuestConfig] = {}
 
-    def snapshot(self, shares: Mapping[int, int]) -> Snapshot:
+    def snapshot(self, standings: Mapping[int, Standing]) -> Snapshot:
         guests = tuple(
-            a_guest(id=id_, name=self.created[id_].name, shares=share)
-            for id_, share in shares.items()
+            a_guest(
+                id=id_, name=self.created[id_].name, min_pages=told.min_pages,
+                size_pages=self.created[id_].max_pages,
+                max_pages=told.max_pages, shares=told.shares, tax=told.tax,
+                balloon_max_pages=told.balloon_max_pages, promised=told.promised,
+            )
+            for id_, told in standings.items()
         )
         return Snapshot(machine=a_machine(), guests=guests)
+
+    def look(self) -> tuple[Machine, list[Sight]]:
+        return a_machine(), []
+
+    def set_min(self, guest_id: int, pages: int) -> None:
+        assert guest_id in self.created
+        assert pages >= 0
 
     def create_guest(self, config: GuestConfig) -> int:
         self.created[len(self.created) + 1] = config
         return len(self.created)
 
-    def reclaim(self, guest_id: int, pages: int, tier: str) -> Moved:
+    def reclaim(
+        self, guest_id: int, pages: int, tier: str, *, floor_pages: int
+    ) -> Moved:
+        assert floor_pages == 0
         assert guest_id in self.created
         assert tier == "swap"
         return Moved(pages=pages, zero_pages=0, left_pages=0, elapsed_ns=5)
@@ -175,7 +190,9 @@ class TestWhose:
         {"pid": "1"}, {"pid": True}, {"pid": 1.5}, {"shares": 0}, {"shares": 1 << 40},
         {"uid": -1}, {"uid": 0xFFFFFFFF}, {"max": "x"}, {"max": "0"}, {"max": -5},
         {"max": 1 << 80}, {"max": "900%"}, {"min": "2G", "max": "1G"}, {"max": [1]},
-        {"unknown": 1}, {"max": "9" * 64},
+        {"unknown": 1}, {"max": "9" * 64}, {"shares": "x"}, {"shares": "High"},
+        {"shares": 1.5}, {"tax": 1}, {"tax": "100%"}, {"tax": -1}, {"tax": "x"},
+        {"balloon_max": "101%"}, {"balloon_max": []},
     ],
 )
 def test_bad_fields_are_refused(fields: dict[str, Any]) -> None:
@@ -216,6 +233,77 @@ def test_what_is_not_there(method: str, path: str, status: int) -> None:
     assert "error" in answer.json()
 
 
+class TestChange:
+    def patched(self, app: FastAPI, body: Any, name: str = "a") -> httpx.Response:
+        return ask("PATCH", f"/v1/guests/{name}", app, json=body)
+
+    def standing(self, app: FastAPI) -> dict[str, Any]:
+        told: dict[str, Any] = ask("GET", "/v1/guests/a", app).json()
+        keys = ("min_bytes", "max_bytes", "shares", "tax_percent", "balloon_max_bytes")
+        return {key: told[key] for key in keys}
+
+    def test_all_at_once(self) -> None:
+        app = new_app()
+        register(app, max="512M")
+        answer = self.patched(
+            app,
+            {"min": "64M", "max": "256M", "shares": "high", "tax": "50%", "balloon_max": "40%"},
+        )
+        assert answer.status_code == 200
+        assert self.standing(app) == {
+            "min_bytes": 64 << 20, "max_bytes": 256 << 20, "shares": 20 * 256,
+            "tax_percent": 50.0, "balloon_max_bytes": ((256 << 8) * 40 // 100) << 12,
+        }
+        assert answer.json()["size_bytes"] == 512 << 20
+
+    @pytest.mark.parametrize(
+        ("body", "said"),
+        [
+            ({"min": "300M", "max": "256M"}, "not between 0 and max 256M"),
+            ({"max": "600M"}, "cannot grow"), ({"max": "0"}, "at least a page"),
+            ({"shares": 0}, "shares must be"), ({"shares": "lots"}, "one of low, normal, high"),
+            ({"tax": "100%"}, "0% to 99%"), ({"tax": 100}, "0% to 99%"),
+            ({"tax": float("inf")}, "no tax"), ({"balloon_max": "101%"}, "largest balloon"),
+            ({"shares": 7, "tax": "x"}, "no tax"), ({"shares": 7, "min": "2G"}, "not between"),
+            ({}, "nothing to set"), ({"nice": 1}, "nice"), ([], "dict"), ({"min": [1]}, "min"),
+        ],
+    )
+    def test_bad_values_change_nothing(self, body: Any, said: str) -> None:
+        app = new_app()
+        register(app, max="512M")
+        before = self.standing(app)
+        content = json.dumps(body)
+        answer = ask(
+            "PATCH", "/v1/guests/a", app, content=content,
+            headers={"Content-Type": "application/json"},
+        )
+        assert answer.status_code == 422
+        assert said in answer.json()["error"]
+        assert self.standing(app) == before
+
+    def test_sums_must_fit(self) -> None:
+        app = new_app()
+        register(app, max="900M")
+        register(app, name="b", min="500M", max="900M")
+        before = self.standing(app)
+        answer = self.patched(app, {"min": "600M"})
+        assert answer.status_code == 507
+        assert "min 600M + overhead" in answer.json()["error"]
+        assert self.standing(app) == before
+        assert self.patched(app, {"min": "400M"}).status_code == 200
+
+    def test_nobody_can_be_changed(self) -> None:
+        assert self.patched(new_app(), {"shares": 1}, "none").status_code == 404
+
+
+def test_explanations_of_nobody() -> None:
+    assert ask("GET", "/v1/explain").json()["decisions"] == []
+    for query in ("name=none", "name=%00", "name=" + "x" * 200):
+        assert ask("GET", f"/v1/explain?{query}").status_code == 404
+    for query in ("limit=0", "limit=x", "name=" + "x" * 300):
+        assert ask("GET", f"/v1/explain?{query}").status_code == 422
+
+
 @pytest.mark.parametrize("size", ["", "x", "-1", "1e3", "5%%", -1, None, [], 1.5])
 def test_bad_sizes_to_reclaim(size: Any) -> None:
     app = new_app()
@@ -228,7 +316,7 @@ def test_bad_sizes_to_reclaim(size: Any) -> None:
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
         lambda inner: st.lists(inner) | st.dictionaries(
-            st.sampled_from(["name", "pid", "min", "max", "shares", "uid", "x"]), inner
+            st.sampled_from(["name", "pid", "min", "max", "shares", "uid", "tax", "x"]), inner
         ),
         max_leaves=8,
     )

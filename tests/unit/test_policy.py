@@ -8,7 +8,7 @@ import pytest
 from tests.unit.policy_samples import MIB, a_parameters
 from tests.unit.samples import a_machine
 from uvmm.errors import BadInputError, NoRoomError
-from uvmm.policy.admission import admitted_max, check_min, overhead, reserve, room
+from uvmm.policy.admission import admitted_max, booking, overhead, reserve, room
 from uvmm.policy.stall import WINDOW_NS, StallSample, Window, observe, percent
 
 SECOND_NS = 1_000_000_000
@@ -30,16 +30,9 @@ class TestAdmission:
         with pytest.raises(BadInputError, match=r"at most 42M"):
             admitted_max(self.machine, pages)
 
-    def test_mins_must_fit_together(self) -> None:
-        check_min(self.machine, [4000, 5000], 1000, 2048)
-        with pytest.raises(NoRoomError, match="left"):
-            check_min(self.machine, [4000, 5000], 1001, 2048)
-        with pytest.raises(BadInputError, match="--max"):
-            check_min(self.machine, [], 4096, 2048)
-
 
 class TestReservation:
-    guests = [a_parameters(min_pages=64 * MIB, max_pages=256 * MIB)] * 3
+    guests = [booking(a_parameters(min_pages=64 * MIB, max_pages=256 * MIB))] * 3
 
     def test_it_fits_until_memory_is_promised(self) -> None:
         there = room(
@@ -68,8 +61,22 @@ class TestReservation:
             "have 576M, 124M is left; a smaller max, a larger min or more swap would do"
         )
 
+    def test_nothing_is_reserved_for_what_was_not_named(self) -> None:
+        whole = a_parameters(min_pages=8 * MIB, max_pages=4096 * MIB)
+        wanted = booking(whole, promised=False)
+        assert (wanted.min_pages, wanted.swap_pages) == (8 * MIB, 0)
+        there = room([wanted] * 3, total_pages=40 * MIB, own_pages=0, swap_pages=0)
+        assert reserve(there, wanted).reserved_swap_pages == 0
+        with pytest.raises(NoRoomError, match="cannot be guaranteed"):
+            reserve(reserve(there, wanted), wanted)
+
+    def test_a_lower_max_gives_swap_back_but_no_tables(self) -> None:
+        lowered = a_parameters(min_pages=0, max_pages=64 * MIB)
+        booked = booking(lowered, size_pages=512 * MIB)
+        assert (booked.swap_pages, booked.overhead_pages) == (64 * MIB, overhead(512 * MIB))
+
     def test_all_of_it_can_be_promised(self) -> None:
-        wanted = a_parameters(min_pages=0, max_pages=512 * MIB)
+        wanted = booking(a_parameters(min_pages=0, max_pages=512 * MIB))
         there = room(
             [], total_pages=overhead(512 * MIB), own_pages=0, swap_pages=512 * MIB
         )

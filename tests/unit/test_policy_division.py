@@ -12,12 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.policy_samples import MIB, a_seen, an_observation, seen_guests
-from tests.unit.samples import a_guest, a_machine
-from uvmm.model import Snapshot
 from uvmm.policy import shares as words
 from uvmm.policy.division import WEIGHT_SCALE, Claim, divide, weight
 from uvmm.policy.shares import TaxedShares
-from uvmm.policy.targets import targets
 
 if TYPE_CHECKING:
     from random import Random
@@ -235,12 +232,3 @@ class TestTaxedShares:
 
     def test_weights_are_the_formula(self) -> None:
         assert weight(1000, 0.3, 4.0) / WEIGHT_SCALE == pytest.approx(1000 / (0.3 + 4 * 0.7))
-
-
-def test_need_bounds_a_target_of_the_daemon() -> None:
-    small = a_guest(id=1, max_pages=1 << 20, resident_pages=8192)
-    large = a_guest(id=2, max_pages=1 << 20, resident_pages=1 << 19)
-    snapshot = Snapshot(machine=a_machine(total_pages=1 << 18), guests=(small, large))
-    got = targets(snapshot)
-    assert got[1] == 8192 + 4096
-    assert got[2] == snapshot.machine.guest_budget_pages - got[1]

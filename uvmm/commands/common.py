@@ -26,6 +26,16 @@ RunDirOption = Annotated[
         help="The daemon's directory; one daemon serves each.",
     ),
 ]
+SharesOption = typer.Option(
+    "--shares", metavar="N|low|normal|high", help="Weight when memory is short; 1000."
+)
+TaxOption = typer.Option(
+    "--tax", metavar="PERCENT", help="On its idle memory, 0% to 99%; the daemon's, 75%."
+)
+BalloonMaxOption = typer.Option(
+    "--balloon-max", metavar="PERCENT|SIZE",
+    help="Of its max, for its balloon; the daemon's, 65%.",
+)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

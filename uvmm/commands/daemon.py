@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -61,6 +61,26 @@ def up(
         str | None,
         typer.Option(metavar="PORT", help="Serve the web page on 127.0.0.1; see 'uvmm web'."),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.py", help="Another policy than uvmm's own."),
+    ] = None,
+    sample_pages: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Of each guest, watched for what it uses; 100."),
+    ] = None,
+    sample_seconds: Annotated[
+        str | None,
+        typer.Option(metavar="S", help="For so long of its execution; 30."),
+    ] = None,
+    tax: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT", help="On guests' idle memory; 75%."),
+    ] = None,
+    balloon_max: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT|SIZE", help="Of a guest's max, for its balloon; 65%."),
+    ] = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="Do not return.")] = False,
     force: Annotated[
         bool,
@@ -73,9 +93,13 @@ def up(
     options = {
         "memory": memory, "swap": swap, "swap_size": swap_size,
         "memory_via": memory_via, "group": group, "share_cpu": share_cpu,
-        "idle_cost": idle_cost, "http": http,
+        "idle_cost": idle_cost, "http": http, "sample_pages": sample_pages,
+        "sample_seconds": sample_seconds, "tax": tax, "balloon_max": balloon_max,
+        "policy": None if policy is None else str(policy.absolute()),
     }
-    given = {key: value for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {
+        key: value for key, value in options.items() if value is not None
+    }
     if swap is not None:
         # The daemon has another working directory.
         given["swap"] = str(Path(swap).absolute())
@@ -84,12 +108,7 @@ def up(
 
         given = load(config) | given
     settings = Settings(
-        run_dir=str(run_dir_of(run_dir).path), memory=given.get("memory"),
-        swap=given.get("swap"), swap_size=given.get("swap_size"),
-        memory_via=given.get("memory_via"), group=given.get("group"),
-        share_cpu=given.get("share_cpu"), idle_cost=given.get("idle_cost"),
-        http=given.get("http"),
-        force=force, foreground=foreground,
+        run_dir=str(run_dir_of(run_dir).path), force=force, foreground=foreground, **given
     )
     if foreground:
         _serve_here(settings)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Commands that show figures: ps, stats."""
+"""Commands that show figures, and why they are so: ps, stats, explain."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 
@@ -36,3 +38,25 @@ def stats(run_dir: RunDirOption = DEFAULT_RUN_DIR, as_json: JsonOption = False) 
     screen = console()
     screen.print("\n".join(lines), highlight=False)
     screen.print(table)
+
+
+@app.command()
+def explain(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+    last: Annotated[
+        int, typer.Option(metavar="N", min=1, help="So many decisions; 1.")
+    ] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell why guests hold what they hold: targets, who pays, and what was tried."""
+    from urllib.parse import urlencode
+
+    query = {"limit": str(last)} | ({} if name is None else {"name": name})
+    told = client_of(run_dir).get(f"/v1/explain?{urlencode(query)}")
+    if as_json:
+        print_json(told)
+        return
+    from uvmm.views import explain_lines
+
+    console().print("\n".join(explain_lines(told)), highlight=False, markup=False)

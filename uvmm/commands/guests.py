@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Commands that do something to guests: reclaim, restore, share."""
+"""Commands that do something to guests: set, reclaim, restore, share."""
 
 from __future__ import annotations
 
@@ -7,10 +7,57 @@ from typing import Annotated
 
 import typer
 
-from uvmm.commands.common import JsonOption, RunDirOption, client_of, console, print_json
+from uvmm.commands.common import (
+    BalloonMaxOption,
+    JsonOption,
+    RunDirOption,
+    SharesOption,
+    TaxOption,
+    client_of,
+    console,
+    print_json,
+)
+from uvmm.errors import BadInputError
 from uvmm.rundir import DEFAULT_RUN_DIR
 
 app = typer.Typer()
+
+
+@app.command(name="set")
+def set_(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+    min_size: Annotated[
+        str | None, typer.Option("--min", metavar="SIZE", help="Guaranteed memory.")
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option("--max", metavar="SIZE", help="The most that it may hold."),
+    ] = None,
+    shares: Annotated[str | None, SharesOption] = None,
+    tax: Annotated[str | None, TaxOption] = None,
+    balloon_max: Annotated[str | None, BalloonMaxOption] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change what a guest may hold while it runs: all that is given, or nothing."""
+    from uvmm.client import guest_path
+
+    values = {
+        "min": min_size, "max": max_size, "shares": shares, "tax": tax,
+        "balloon_max": balloon_max,
+    }
+    given = {key: value for key, value in values.items() if value is not None}
+    if not given:
+        raise BadInputError(
+            "nothing to set: give one of --min, --max, --shares, --tax, --balloon-max"
+        )
+    changed = client_of(run_dir).patch(guest_path(name), given)
+    if as_json:
+        print_json(changed)
+        return
+    from uvmm.views import parameter_line
+
+    print(parameter_line(changed))
 
 
 @app.command()

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from uvmm.commands.common import RunDirOption, run_dir_of
+from uvmm.commands.common import (
+    BalloonMaxOption,
+    RunDirOption,
+    SharesOption,
+    TaxOption,
+    run_dir_of,
+)
 from uvmm.program import Heap
 from uvmm.rundir import DEFAULT_RUN_DIR
 
@@ -29,9 +35,9 @@ def run(
         str | None,
         typer.Option("--max", metavar="SIZE", help="Its memory; all that can be backed."),
     ] = None,
-    shares: Annotated[
-        int | None, typer.Option(metavar="N", help="Weight when memory is short; 1000.")
-    ] = None,
+    shares: Annotated[str | None, SharesOption] = None,
+    tax: Annotated[str | None, TaxOption] = None,
+    balloon_max: Annotated[str | None, BalloonMaxOption] = None,
     user: Annotated[
         str | None, typer.Option(metavar="USER", help="Whom the program runs as.")
     ] = None,
@@ -53,6 +59,7 @@ def run(
         run_dir_of(run_dir),
         Launch(
             argv=program, name=name, min_size=min_size, max_size=max_size, shares=shares,
-            user=user, heap=heap, follow=follow, share_group=share_group,
+            tax=tax, balloon_max=balloon_max, user=user, heap=heap, follow=follow,
+            share_group=share_group,
         ),
     )

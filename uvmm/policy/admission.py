@@ -2,14 +2,15 @@
 """
 Which guests may start.
 
-A guest's min is a promise of machine memory, so the mins of all guests must fit
-into what uvmm itself leaves of the budget. Its max must be storable if nobody else
-holds anything, so it is bounded by machine memory and swap together. The sum of the
-maxes is not bounded: overcommit is the point.
+A guest's min is a promise of machine memory, so the mins of all guests, with what uvmm
+needs for each, must fit into what uvmm itself leaves of the budget. Its max is a
+promise, too, if its user named it: the swap that it takes to push the guest down to its
+min is reserved. So the sum of the maxes is bounded by memory and swap together, and
+what is promised can always be kept, whatever the others do.
 
-`reserve` is the stricter rule for guests whose max is chosen: also the swap that a
-guest needs to be pushed down to its min is reserved, so that its memory can always
-be kept, whatever the others do.
+A guest whose max nobody named may grow to all that can be backed, as far as there is
+any: beyond its min it is promised nothing. The same goes for children of guests, which
+nobody asked for.
 
 Units: pages.
 """
@@ -64,32 +65,37 @@ def admitted_max(machine: Machine, asked_pages: int | None) -> int:
     return chunks_up(asked_pages)
 
 
-def check_min(machine: Machine, others: Iterable[int], min_pages: int, max_pages: int) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Booking:
+    """What is reserved for one guest: its min, what uvmm needs for it, and swap."""
+
+    min_pages: int
+    overhead_pages: int
+    swap_pages: int
+
+
+def booking(
+    parameters: Parameters, *, promised: bool = True, size_pages: int | None = None
+) -> Booking:
     """
-    Refuse a guest whose min cannot be promised.
+    Return what is to be reserved for a guest.
 
     Args:
-        machine: What there is.
-        others: The mins of the guests that run.
-        min_pages: What the new guest asks to be guaranteed.
-        max_pages: Its admitted max.
-
-    Raises:
-        BadInputError: If it is more than its max.
-        NoRoomError: If the mins together exceed the budget.
+        parameters: Its own.
+        promised: Whether its max is. If not, only its min is, and nothing is
+            reserved for what it may come to hold beyond.
+        size_pages: The size of its memory; None: its max.
     """
-    if min_pages > max_pages:
-        raise BadInputError(
-            f"--min {_size(min_pages)} is more than --max {_size(max_pages)}"
+    if not promised:
+        return Booking(
+            min_pages=parameters.min_pages, overhead_pages=overhead(parameters.min_pages),
+            swap_pages=0,
         )
-    promised = sum(others)
-    left = max(0, machine.guest_budget_pages - promised)
-    if min_pages > left:
-        raise NoRoomError(
-            f"--min {_size(min_pages)} cannot be guaranteed: of {_size(machine.total_pages)} "
-            f"machine memory uvmm itself takes {_size(machine.overhead_pages)}, other guests "
-            f"were promised {_size(promised)}, {_size(left)} is left"
-        )
+    return Booking(
+        min_pages=parameters.min_pages,
+        overhead_pages=overhead(parameters.max_pages if size_pages is None else size_pages),
+        swap_pages=parameters.max_pages - parameters.min_pages,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,19 +122,19 @@ def overhead(max_pages: int) -> int:
 
 
 def room(
-    guests: Iterable[Parameters], *, total_pages: int, own_pages: int, swap_pages: int
+    guests: Iterable[Booking], *, total_pages: int, own_pages: int, swap_pages: int
 ) -> Room:
     """Return the room on a machine where *guests* run."""
     running = list(guests)
     return Room(
         total_pages=total_pages, own_pages=own_pages, swap_pages=swap_pages,
         guests=len(running),
-        reserved_pages=sum(one.min_pages + overhead(one.max_pages) for one in running),
-        reserved_swap_pages=sum(one.max_pages - one.min_pages for one in running),
+        reserved_pages=sum(one.min_pages + one.overhead_pages for one in running),
+        reserved_swap_pages=sum(one.swap_pages for one in running),
     )
 
 
-def reserve(there: Room, wanted: Parameters) -> Room:
+def reserve(there: Room, wanted: Booking) -> Room:
     """
     Return the room with one more guest, which can always be kept.
 
@@ -136,29 +142,29 @@ def reserve(there: Room, wanted: Parameters) -> Room:
         NoRoomError: With the arithmetic, if min and overhead do not fit into
             unreserved machine memory, or max - min not into unreserved swap.
     """
-    overhead_pages = overhead(wanted.max_pages)
-    need_pages = wanted.min_pages + overhead_pages
+    need_pages = wanted.min_pages + wanted.overhead_pages
     left_pages = max(0, there.total_pages - there.own_pages - there.reserved_pages)
     others = f"{there.guests} other guest{'' if there.guests == 1 else 's'}"
     if need_pages > left_pages:
         raise NoRoomError(
-            f"min {_size(wanted.min_pages)} + overhead {_size(overhead_pages)} = "
+            f"min {_size(wanted.min_pages)} + overhead {_size(wanted.overhead_pages)} = "
             f"{_size(need_pages)} cannot be guaranteed: of {_size(there.total_pages)} machine "
             f"memory uvmm itself takes {_size(there.own_pages)}, {others} were promised "
             f"{_size(there.reserved_pages)}, {_size(left_pages)} is left"
         )
-    swap_pages = wanted.max_pages - wanted.min_pages
     left_swap_pages = max(0, there.swap_pages - there.reserved_swap_pages)
-    if swap_pages > left_swap_pages:
+    if wanted.swap_pages > left_swap_pages:
+        max_pages = wanted.min_pages + wanted.swap_pages
         raise NoRoomError(
-            f"max {_size(wanted.max_pages)} - min {_size(wanted.min_pages)} = "
-            f"{_size(swap_pages)} of swap cannot be reserved: of {_size(there.swap_pages)} "
-            f"{others} have {_size(there.reserved_swap_pages)}, {_size(left_swap_pages)} is "
-            "left; a smaller max, a larger min or more swap would do"
+            f"max {_size(max_pages)} - min {_size(wanted.min_pages)} = "
+            f"{_size(wanted.swap_pages)} of swap cannot be reserved: of "
+            f"{_size(there.swap_pages)} {others} have {_size(there.reserved_swap_pages)}, "
+            f"{_size(left_swap_pages)} is left; a smaller max, a larger min or more swap "
+            "would do"
         )
     return replace(
         there, guests=there.guests + 1, reserved_pages=there.reserved_pages + need_pages,
-        reserved_swap_pages=there.reserved_swap_pages + swap_pages,
+        reserved_swap_pages=there.reserved_swap_pages + wanted.swap_pages,
     )
 
 

@@ -9,8 +9,9 @@ decides anew
 - every 15 seconds,
 - at once when a guest comes or goes, or when its parameters change,
 - at once when the state changes,
-- when a guest's activity has changed by ten points, but not twice in a second: a
-  guest that awakes should not wait for 15 seconds to have its due.
+- when a guest's activity has changed by ten points, or it has grown beyond what it was
+  thought to need while memory is short, but not twice in a second: a guest that awakes
+  should not wait for 15 seconds to have its due.
 
 Between decisions their targets stay in force. `Course` is all that is remembered; it
 is a value, and whoever keeps it is told nothing that is not in the observations.
@@ -21,14 +22,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from uvmm.policy.observation import NOTHING_TRIED
 from uvmm.policy.reclaim import Order, Track, plan
-from uvmm.policy.states import State, next_state, thresholds
+from uvmm.policy.states import State, next_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from uvmm.policy.contract import Policy
-    from uvmm.policy.decision import Decision
+    from uvmm.policy.decision import Decision, Verdict
     from uvmm.policy.observation import Observation
 
 _SECOND_NS = 1_000_000_000
@@ -59,18 +61,21 @@ class Step:
 
 def advance(course: Course, seen: Observation, policy: Policy) -> Step:
     """Take in what is *seen*: return what to do, and what to remember for the next step."""
-    state = next_state(course.state, seen.free_pages, thresholds(seen.total_pages))
+    state = next_state(course.state, seen.free_pages, seen.thresholds)
     taking = state >= State.SOFT or (course.taking and state > State.HIGH)
     decision = course.decision
     cause = _cause(course, seen, state)
+    tracks = _with_tried(course.tracks, seen)
     if decision is None or cause:
         decided = policy.decide(seen)
         decision = replace(
             decided, cause=cause, state=state, available_pages=seen.available_pages,
             at_ns=seen.now_ns, policy=decided.policy or policy.name,
+            verdicts=tuple(_with_track(one, tracks) for one in decided.verdicts),
         )
+        tracks = {one: _with_nothing_tried(track) for one, track in tracks.items()}
     planned = plan(
-        decision, seen, state, taking=taking, tracks=course.tracks,
+        decision, seen, state, taking=taking, tracks=tracks,
         elapsed_ns=0 if course.at_ns is None else max(0, seen.now_ns - course.at_ns),
     )
     return Step(
@@ -81,6 +86,27 @@ def advance(course: Course, seen: Observation, policy: Policy) -> Step:
         decision=decision if cause else None,
         orders=planned.orders,
     )
+
+
+def _with_tried(tracks: Mapping[int, Track], seen: Observation) -> dict[int, Track]:
+    """Return *tracks* with what was tried lately added to what was before."""
+    found = dict(tracks)
+    for guest in seen.guests:
+        if guest.tried != NOTHING_TRIED:
+            track = found.get(guest.id, Track())
+            found[guest.id] = replace(track, tried=track.tried + guest.tried)
+    return found
+
+
+def _with_nothing_tried(track: Track) -> Track:
+    return track if track.tried is NOTHING_TRIED else replace(track, tried=NOTHING_TRIED)
+
+
+def _with_track(verdict: Verdict, tracks: Mapping[int, Track]) -> Verdict:
+    track = tracks.get(verdict.guest.id)
+    if track is None or track.tried is NOTHING_TRIED:
+        return verdict
+    return replace(verdict, tried=track.tried)
 
 
 def _cause(course: Course, seen: Observation, state: State) -> str:
@@ -96,7 +122,7 @@ def _cause(course: Course, seen: Observation, state: State) -> str:
     if age_ns >= BALANCE_NS:
         return f"{BALANCE_NS // _SECOND_NS} s have passed"
     if age_ns >= HURRY_NS:
-        return _changed_activity(last, seen)
+        return _changed_activity(last, seen) or _changed_need(last, seen)
     return ""
 
 
@@ -120,4 +146,14 @@ def _changed_activity(last: Decision, seen: Observation) -> str:
         was, now = verdict.guest.active, guest.active
         if abs(now - was) >= MUCH_ACTIVITY:
             return f"{guest.name} was {100 * was:.0f}% active and is {100 * now:.0f}%"
+    return ""
+
+
+def _changed_need(last: Decision, seen: Observation) -> str:
+    """Name a guest that has all it could use, and has grown beyond that since."""
+    for verdict, guest in zip(last.verdicts, seen.guests, strict=True):
+        had_all = verdict.target_pages >= verdict.guest.wanted_pages
+        full = verdict.target_pages >= guest.parameters.max_pages
+        if had_all and not full and guest.touched_pages > verdict.target_pages:
+            return f"{guest.name} has grown beyond its target"
     return ""

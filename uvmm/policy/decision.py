@@ -2,8 +2,8 @@
 """
 Decisions, so that they can be explained: in words, and as JSON.
 
-A `Verdict` is what one guest is to hold and why; a `Payment` says from whom memory
-goes to whom. What was tried before (`Tried`) is part of what was seen of the guest.
+A `Verdict` is what one guest is to hold and why, and what was tried with it since the
+decision before; a `Payment` says from whom memory goes to whom.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from uvmm.policy.observation import NOTHING_TRIED, Tried
 from uvmm.policy.states import State
 from uvmm.units import PAGE_BYTES, format_size, pages_to_bytes
 
@@ -21,16 +22,22 @@ if TYPE_CHECKING:
     from uvmm.policy.observation import GuestSeen, Observation
 
 HISTORY_LENGTH = 100
+HISTORY_VERDICTS = 20_000  # of all decisions together: with many guests fewer are kept
 FREE = "free memory"  # as a receiver in a payment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one guest is to hold, from what was seen of it, and why."""
+    """
+    What one guest is to hold, from what was seen of it, and why.
+
+    A policy leaves `tried` alone: `course.advance` fills it in.
+    """
 
     guest: GuestSeen
     target_pages: int
     why: str
+    tried: Tried = NOTHING_TRIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +81,19 @@ class Decision:
         """Return the verdict on the guest of that name."""
         return next((v for v in self.verdicts if v.guest.name == name), None)
 
-    def words(self, name: str | None = None) -> list[str]:
-        """Tell it in sentences: all of it, or what is about one guest."""
+    def words(self, name: str | None = None, *, now_ns: int | None = None) -> list[str]:
+        """
+        Tell it in sentences: all of it, or what is about one guest.
+
+        Args:
+            name: Of that guest.
+            now_ns: Since when the time is told as past; None tells it as it is.
+        """
+        when = f"{self.at_ns / 1e9:.1f} s"
+        if now_ns is not None:
+            when = f"{max(0, now_ns - self.at_ns) / 1e9:.1f} s ago"
         lines = [
-            f"{self.at_ns / 1e9:.1f} s: {self.cause}; memory is {self.state}, "
+            f"{when}: {self.cause}; memory is {self.state}, "
             f"{_size(self.available_pages)} for {len(self.verdicts)} guests by {self.policy}"
         ]
         lines += [
@@ -114,10 +130,13 @@ class Decision:
 
 
 class History:
-    """The newest decisions, oldest first; older ones than `length` are forgotten."""
+    """The newest decisions, oldest first; they are bounded, by number and by guests."""
 
-    def __init__(self, length: int = HISTORY_LENGTH) -> None:
+    def __init__(
+        self, length: int = HISTORY_LENGTH, verdicts: int = HISTORY_VERDICTS
+    ) -> None:
         self._decisions: deque[Decision] = deque(maxlen=length)
+        self._verdicts_max = verdicts
 
     def __len__(self) -> int:
         return len(self._decisions)
@@ -126,8 +145,11 @@ class History:
         return iter(self._decisions)
 
     def add(self, decision: Decision) -> None:
-        """Remember *decision*."""
+        """Remember *decision*, in the place of the oldest ones if there are too many."""
         self._decisions.append(decision)
+        kept = sum(len(one.verdicts) for one in self._decisions)
+        while kept > self._verdicts_max and len(self._decisions) > 1:
+            kept -= len(self._decisions.popleft().verdicts)
 
     def about(self, name: str) -> list[Decision]:
         """Return those that changed the target of the guest of that name, and the newest."""
@@ -161,12 +183,14 @@ def verdict_words(verdict: Verdict) -> str:
     """Tell a verdict in a sentence."""
     guest, parameters = verdict.guest, verdict.guest.parameters
     rho = guest.shares_per_page(verdict.target_pages) * (1 << 20) / PAGE_BYTES
-    tried = guest.tried
+    tried = verdict.tried
     asked = (
         f"; asked for {_size(tried.asked_pages)} its balloon gave {_size(tried.given_pages)}"
         if tried.asked_pages else ""
     )
     paged = f"; {_size(tried.paged_pages)} were paged out" if tried.paged_pages else ""
+    if tried.blocks:
+        paged += f"; it was blocked {tried.blocks} time{'' if tried.blocks == 1 else 's'}"
     return (
         f"{guest.name}: target {_size(verdict.target_pages)}, holds "
         f"{_size(guest.held_pages)} of {_size(parameters.max_pages)}: {verdict.why}; "
@@ -191,9 +215,10 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "tax_percent": round(100 * parameters.tax, 1),
         "shares_per_mib": guest.shares_per_page(verdict.target_pages) * (1 << 20) / PAGE_BYTES,
         "tried": {
-            "asked_bytes": pages_to_bytes(guest.tried.asked_pages),
-            "given_bytes": pages_to_bytes(guest.tried.given_pages),
-            "paged_bytes": pages_to_bytes(guest.tried.paged_pages),
+            "asked_bytes": pages_to_bytes(verdict.tried.asked_pages),
+            "given_bytes": pages_to_bytes(verdict.tried.given_pages),
+            "paged_bytes": pages_to_bytes(verdict.tried.paged_pages),
+            "blocks": verdict.tried.blocks,
         },
     }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uvmm.policy.division import WEIGHT_SCALE, weight
-from uvmm.policy.states import thresholds
+from uvmm.policy.states import Thresholds, thresholds
 
 if TYPE_CHECKING:
     from uvmm.policy.parameters import Parameters
@@ -25,9 +25,10 @@ GROWTH_PAGES = 4096
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
     """
-    What came of a guest's last orders, all added up since the last observation.
+    What came of a guest's orders: since the last observation, or since a decision.
 
-    `asked_pages` and `given_pages` are the balloon's; `paged_pages` were taken by paging.
+    `asked_pages` and `given_pages` are the balloon's; `paged_pages` were taken by paging;
+    `blocks` is how often it was blocked.
     A request counts when it is answered or overdue: what was asked for and not given
     is paged out.
     """
@@ -35,6 +36,15 @@ class Tried:
     asked_pages: int = 0
     given_pages: int = 0
     paged_pages: int = 0
+    blocks: int = 0
+
+    def __add__(self, other: Tried) -> Tried:
+        return Tried(
+            asked_pages=self.asked_pages + other.asked_pages,
+            given_pages=self.given_pages + other.given_pages,
+            paged_pages=self.paged_pages + other.paged_pages,
+            blocks=self.blocks + other.blocks,
+        )
 
 
 NOTHING_TRIED = Tried()
@@ -80,16 +90,28 @@ class GuestSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """Machine memory and all guests; `own_pages` are what uvmm itself costs."""
+    """
+    Machine memory and all guests; `own_pages` are what uvmm itself costs.
+
+    `net_pages` and `wait_pages` of free memory are the data plane's (see `states`).
+    """
 
     now_ns: int
     total_pages: int
     own_pages: int
     free_pages: int
     guests: tuple[GuestSeen, ...]
+    net_pages: int = 0
+    wait_pages: int = 0
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Where the states of this machine begin and end."""
+        return thresholds(
+            self.total_pages, net_pages=self.net_pages, wait_pages=self.wait_pages
+        )
 
     @property
     def available_pages(self) -> int:
         """What targets may add up to, so that enough memory stays free."""
-        aim_pages = thresholds(self.total_pages).aim_pages
-        return max(0, self.total_pages - self.own_pages - aim_pages)
+        return max(0, self.total_pages - self.own_pages - self.thresholds.aim_pages)

@@ -31,6 +31,7 @@ BALLOON_MAX_PERCENT = 65  # more than this a guest's allocator cannot give witho
 SHARES_PER_MIB = {"low": 5, "normal": 10, "high": 20}
 
 _MIB_BYTES = 1 << 20
+_BALLOON = "the largest balloon"
 _COUNT = re.compile(r"\d{1,20}", re.ASCII)
 _TAX = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)\s*(%?)", re.ASCII)
 
@@ -84,7 +85,21 @@ class Wanted:
     balloon_max: str | None = None
 
 
-def parse(wanted: Wanted, *, memory_pages: int, base: Parameters | None = None) -> Parameters:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What guests have that ask for nothing else; a size of the balloon is of max."""
+
+    tax: float = DEFAULT_TAX
+    balloon_max: str = f"{BALLOON_MAX_PERCENT}%"
+
+
+USUAL = Defaults()
+
+
+def parse(
+    wanted: Wanted, *, memory_pages: int, base: Parameters | None = None,
+    defaults: Defaults = USUAL,
+) -> Parameters:
     """
     Return the parameters that *wanted* means.
 
@@ -92,6 +107,8 @@ def parse(wanted: Wanted, *, memory_pages: int, base: Parameters | None = None) 
         wanted: What was asked for.
         memory_pages: Machine memory, which 100% of min and max is; max's default.
         base: The parameters that are to be changed; None for a new guest.
+        defaults: For a new guest. A changed one keeps the part of max that its
+            balloon may take.
 
     Raises:
         BadInputError: If a word means nothing, or they do not fit together.
@@ -102,11 +119,12 @@ def parse(wanted: Wanted, *, memory_pages: int, base: Parameters | None = None) 
     min_pages = _pages(wanted.min, memory_pages, "min")
     if min_pages is None:
         min_pages = 0 if base is None else base.min_pages
-    balloon_pages = _pages(wanted.balloon_max, max_pages, "the largest balloon")
+    balloon_pages = _pages(wanted.balloon_max, max_pages, _BALLOON, up=False)
     if balloon_pages is None:
-        balloon_pages = max_pages * BALLOON_MAX_PERCENT // 100
-        if base is not None and wanted.max is None:
-            balloon_pages = base.balloon_max_pages
+        if base is not None:
+            balloon_pages = -(-base.balloon_max_pages * max_pages // base.max_pages)
+        else:
+            balloon_pages = balloon_max_pages(defaults.balloon_max, max_pages=max_pages)
     if wanted.shares is not None:
         shares = parse_shares(wanted.shares, max_pages=max_pages)
     else:
@@ -114,7 +132,7 @@ def parse(wanted: Wanted, *, memory_pages: int, base: Parameters | None = None) 
     if wanted.tax is not None:
         tax = parse_tax(wanted.tax)
     else:
-        tax = DEFAULT_TAX if base is None else base.tax
+        tax = defaults.tax if base is None else base.tax
     return Parameters(
         min_pages=min_pages, max_pages=max_pages, shares=shares, tax=tax,
         balloon_max_pages=balloon_pages,
@@ -156,12 +174,27 @@ def parse_tax(text: str) -> float:
     return tax
 
 
-def _pages(text: str | None, whole_pages: int, what: str) -> int | None:
+def balloon_max_pages(text: str, *, max_pages: int) -> int:
+    """
+    Read the largest balloon that is usual: `65%`, or a size, of which no more than max.
+
+    Raises:
+        BadInputError: If it is neither, or more than 100%.
+    """
+    pages = _pages(text, max_pages, _BALLOON, up=False) or 0
+    if pages > max_pages and text.strip().endswith("%"):
+        raise BadInputError(f"the largest balloon is at most 100% of max, not {shown(text)}")
+    return min(pages, max_pages)
+
+
+def _pages(
+    text: str | None, whole_pages: int, what: str, *, up: bool = True
+) -> int | None:
     if text is None:
         return None
-    # Rounded up: whoever asks for a byte means to have it.
+    # Rounded up: whoever asks for a byte means to have it. But not a bound.
     size_bytes = parse_size(text, percent_of=pages_to_bytes(whole_pages), what=what)
-    return -(-size_bytes // PAGE_BYTES)
+    return -(-size_bytes // PAGE_BYTES) if up else size_bytes // PAGE_BYTES
 
 
 def _size(pages: int) -> str:

@@ -4,9 +4,10 @@ How what a decision says is done: by balloon, by paging, by making guests wait.
 
 Memory is taken only from when it is short (soft and worse) until enough of it is free
 (high), only from guests above their target, and first from who pays the fewest shares
-a page. Balloons are asked; what a balloon cannot give, and what it was asked for and
-did not give, is paged out. In hard and low all is paged out. In low guests above their
-target are blocked besides, each for a bounded time.
+a page; and at any time from a guest that holds more than its max, which can be set
+below the size of its memory. Balloons are asked; what a balloon cannot give, and what
+it was asked for and did not give, is paged out. In hard and low all is paged out. In
+low guests above their target are blocked besides, each for a bounded time.
 
 Taking by balloon is gradual: each guest has a pace, which doubles while it gives what
 it is asked for and halves when it does not. Giving back is immediate: a guest below
@@ -21,7 +22,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from uvmm.policy.division import Claim, divide
-from uvmm.policy.states import State, thresholds
+from uvmm.policy.observation import NOTHING_TRIED, Tried
+from uvmm.policy.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,6 +67,7 @@ class Track:
     pace_pages: int = FIRST_PACE  # a second
     blocked_until_ns: int = 0
     rests_until_ns: int = 0
+    tried: Tried = NOTHING_TRIED  # since the last decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,7 @@ def plan(
         elapsed_ns: The time since then, for which the paces are.
     """
     takes = _takes(decision, seen) if taking else {}
+    _take_above_max(takes, seen)
     orders: list[Order] = []
     kept: dict[int, Track] = {}
     for verdict, guest in zip(decision.verdicts, seen.guests, strict=True):
@@ -124,7 +128,7 @@ _NEW = Track()
 
 def _takes(decision: Decision, seen: Observation) -> dict[int, int]:
     """Return how much to take of whom: no more than is needed, fewest shares a page first."""
-    need_pages = thresholds(seen.total_pages).aim_pages - seen.free_pages
+    need_pages = seen.thresholds.aim_pages - seen.free_pages
     pairs = [
         (guest, verdict.target_pages)
         for verdict, guest in zip(decision.verdicts, seen.guests, strict=True)
@@ -142,6 +146,12 @@ def _takes(decision: Decision, seen: Observation) -> dict[int, int]:
         guest.id: guest.held_pages - pages
         for (guest, _), pages in zip(pairs, left, strict=True)
     }
+
+
+def _take_above_max(takes: dict[int, int], seen: Observation) -> None:
+    for guest in seen.guests:
+        if (above_pages := guest.held_pages - guest.parameters.max_pages) > 0:
+            takes[guest.id] = max(above_pages, takes.get(guest.id, 0))
 
 
 def _ways(

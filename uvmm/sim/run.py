@@ -14,7 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from uvmm.errors import NoRoomError
-from uvmm.policy.admission import overhead, reserve, room
+from uvmm.policy.admission import booking, overhead, reserve, room
 from uvmm.policy.course import Course, advance
 from uvmm.policy.decision import History
 from uvmm.policy.observation import Observation
@@ -170,7 +170,7 @@ class _Host:
         if not self._arrivals or self._arrivals[-1][0] > now_s:
             return
         there = room(
-            (trace.guest.parameters for trace in self._running.values()),
+            (booking(trace.guest.parameters) for trace in self._running.values()),
             total_pages=self._scenario.memory_pages, own_pages=self._scenario.own_pages,
             swap_pages=self._scenario.swap_pages,
         )
@@ -179,7 +179,7 @@ class _Host:
             name = kind.name if kind.count == 1 else f"{kind.name}-{number + 1}"
             parameters = self._parameters[kind.name]
             try:
-                there = reserve(there, parameters)
+                there = reserve(there, booking(parameters))
             except NoRoomError as error:
                 self.outcome.refused[name] = str(error)
                 continue
