@@ -164,6 +164,7 @@ static uint64_t commit_part(struct piece *p, uint64_t lo, uint64_t hi, bool hole
 	struct guest *g = p->g;
 	uint64_t ppn, n = 0;
 
+	activity_emptied(g, lo, hi - lo);
 	for (ppn = lo; ppn < hi; ppn++) {
 		unsigned pins = pmap_pins(pmap_get(&g->pmap, ppn));
 		bool in = p->watched && !pins && (hole || machine_seek_data(g->memfd, ppn) != ppn);

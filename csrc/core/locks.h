@@ -8,7 +8,8 @@
  *         swap.lock        slot bitmap of the swap file
  *           guest.wait_lock, events.lock, pressure.lock, session.lock
  *                           leaves
- *     order.lock, balloon.lock  what a guest's agent is asked; under them session.lock
+ *     order.lock, balloon.lock, activity.lock
+ *                        what a guest's agent is asked; under them session.lock
  *
  *   Between these lies no lock: a page is owned by whoever moved its pmap entry
  *   into a transient state (pmap.h), and a chunk's reclaim by whoever set its

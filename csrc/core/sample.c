@@ -225,6 +225,11 @@ static bool was_touched(const struct guest *g, struct sample_page *p)
 
 	if (pmap_chunk_marked(&g->pmap, chunk) || pmap_chunk_away(&g->pmap, chunk))
 		s = pmap_state(pmap_get(&g->pmap, p->ppn));
+	if (s == PAGE_BALLOONED) {
+		/* It has no contents any more. */
+		p->state = SAMPLE_REFUSED;
+		return false;
+	}
 	if (s == PAGE_STORED)
 		p->state = SAMPLE_STORED;
 	else if (p->state == SAMPLE_STORED && s == PAGE_PRESENT)
