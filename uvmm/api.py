@@ -139,6 +139,13 @@ def _add_job_routes(app: FastAPI, daemon: Daemon) -> None:
         """Bring a guest's stored pages back; answers when done."""
         return schema.moved(await _in_thread(lambda: daemon.restore(name), jobs))
 
+    @app.post("/v1/guests/{name}/balloon", status_code=202)
+    async def balloon(name: str, body: schema.BalloonRequest) -> schema.GuestFigures:
+        """Ask a guest to give memory back, or to take it again; answers at once."""
+        found = await _in_thread(lambda: daemon.set_balloon(name, str(body.size)))
+        _, stalls = await _in_thread(daemon.look)
+        return schema.guest_figures(found, stalls.get(found.id, 0.0))
+
     _add_share_route(app, daemon, jobs)
 
 

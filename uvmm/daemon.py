@@ -264,6 +264,29 @@ class Daemon:
         guest = self.guest(name)
         return self._engine.restore(guest.id)
 
+    def set_balloon(self, name: str, size: str) -> Guest:
+        """
+        Ask a guest to give back *size* (100% is its max); returns at once.
+
+        Returns:
+            The guest's figures of now, with what it is asked for.
+
+        Raises:
+            BadInputError: If it is no size, or more than a balloon may be.
+            UnknownGuestError: If there is no such guest.
+            NotReadyError: If it has not attached yet.
+        """
+        guest = self.guest(name)
+        max_bytes = pages_to_bytes(guest.max_pages)
+        pages = bytes_to_pages(parse_size(size, percent_of=max_bytes, what="size"))
+        if pages > guest.balloon_max_pages:
+            raise BadInputError(
+                f"{_size(pages)} is more than the {_size(guest.balloon_max_pages)} that the "
+                f"balloon of {name} may be"
+            )
+        self._engine.set_balloon(guest.id, pages)
+        return self.guest(name)
+
     def share_now(self, name: str | None) -> Shared:
         """
         Look for pages to share, in one guest or in all.

@@ -67,6 +67,12 @@ class ReclaimRequest(_Body):
     tier: Literal["swap"] = "swap"
 
 
+class BalloonRequest(_Body):
+    """How much to give back, such as `64M` or `50%` of max; 0 lets go of all."""
+
+    size: SizeText | int
+
+
 class GuestAnswer(TypedDict):
     """What a registered guest's process needs to attach."""
 

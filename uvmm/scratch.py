@@ -249,6 +249,10 @@ class Scratch:
         """Bring a guest's stored pages back; returns when done."""
         return self._move("restore", name, {})
 
+    def balloon(self, name: str, percent: int) -> None:
+        """Ask a guest to give back *percent* of its max; the policy may differ."""
+        self.request("POST", f"/v1/guests/{name}/balloon", {"size": f"{percent}%"})
+
     def share(self, name: str | None = None) -> Shared:
         """Look for pages to share, in one guest or all; returns when done."""
         done = self.request("POST", "/v1/share", {"name": name})

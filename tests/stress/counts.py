@@ -18,6 +18,8 @@ class Totals:
     restores: int = 0
     pages_out: int = 0
     pages_in: int = 0
+    balloons: int = 0  # asked for
+    most_ballooned: int = 0  # pages at a time
     passes: int = 0  # over all guests, for pages to share
     pages_shared: int = 0
     samples: int = 0
@@ -37,6 +39,12 @@ class Counts:
         with self._lock:
             for name, amount in amounts.items():
                 setattr(self._totals, name, getattr(self._totals, name) + amount)
+
+    def most(self, **amounts: int) -> None:
+        """Raise the totals of these names to what they are at least."""
+        with self._lock:
+            for name, amount in amounts.items():
+                setattr(self._totals, name, max(getattr(self._totals, name), amount))
 
     def totals(self) -> Totals:
         """Return a copy."""
@@ -60,6 +68,7 @@ def summary(totals: Totals) -> str:
         f"pages written {totals.pages_written}, verified {totals.pages_verified}\n"
         f"reclaims {totals.reclaims} took {totals.pages_out} pages out, "
         f"restores {totals.restores} brought {totals.pages_in} back\n"
+        f"balloons set {totals.balloons} times, at most {totals.most_ballooned} pages in all\n"
         f"{totals.passes} passes shared {totals.pages_shared} pages\n"
         f"guests started {totals.guests}, killed {totals.guest_kills}, "
         f"launchers killed {totals.launcher_kills}; figures checked {totals.samples} times"

@@ -49,6 +49,8 @@ def check_figures(figures: Figures) -> None:
                 f"the places of guest {guest['name']} add up to {total_bytes} bytes, "
                 f"not to its max {guest['max_bytes']}: {guest}"
             )
+        if guest["popped_pages"]:
+            raise WrongError(f"guest {guest['name']} touched pages that it gave back: {guest}")
 
 
 def check_nothing_left(run_dir: Path, swap_file: Path, pids: set[int]) -> None:

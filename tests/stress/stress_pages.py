@@ -32,12 +32,15 @@ if TYPE_CHECKING:
 
 TICK_S = 0.05
 SAMPLE_S = 0.1
+PAGE_BYTES = 4096
 GONE_WAIT_S = 20.0
 LAST_CHECK_S = 300.0
 SHARE_CPU_PERCENT = 50
 IDLE_COST_PERCENT = 100  # idle pages are looked for as fast as that goes
 PERCENTS = (1, 5, 10, 25, 50, 75, 100)
 RESTORES_IN = 4  # of so many moves one is a restore
+BALLOONS_IN = 3  # and one of so many sets a balloon
+BALLOON_PERCENTS = (0, 5, 20, 40, 65)
 
 
 class Stress:
@@ -210,8 +213,11 @@ class Stress:
 
     def _sample(self) -> None:
         self._ended.wait(SAMPLE_S)
-        check_figures(self._scratch.figures())
+        figures = self._scratch.figures()
+        check_figures(figures)
+        ballooned_bytes = sum(guest["ballooned_bytes"] for guest in figures["guests"])
         self._counts.add(samples=1)
+        self._counts.most(most_ballooned=ballooned_bytes // PAGE_BYTES)
 
     def _mover(self, number: int) -> Callable[[], None]:
         random = self._settings.random(f"mover {number}")
@@ -222,6 +228,8 @@ class Stress:
             percent = 0 if random.randrange(RESTORES_IN) == 0 else random.choice(PERCENTS)
             if guest is None:
                 self._ended.wait(TICK_S)
+            elif random.randrange(BALLOONS_IN) == 0:
+                self._balloon(guest, random.choice(BALLOON_PERCENTS))
             else:
                 self._move(guest, percent)
 
@@ -238,6 +246,15 @@ class Stress:
                 self._counts.add(restores=1, pages_in=self._scratch.restore(guest.name).pages)
         except ScratchError:
             # It may have been killed meanwhile; tending will see if it died of itself.
+            if guest.busy and not guest.ends_soon():
+                raise
+
+    def _balloon(self, guest: StressedGuest, percent: int) -> None:
+        """Have it take free blocks, or give them up; what it needs it takes back by itself."""
+        try:
+            self._scratch.balloon(guest.name, percent)
+            self._counts.add(balloons=1)
+        except ScratchError:
             if guest.busy and not guest.ends_soon():
                 raise
 

@@ -121,7 +121,7 @@ def test_run_ends_when_the_daemon_dies(scratch: Scratch) -> None:
 def test_figures_that_do_not_add_up_are_wrong() -> None:
     places = ("resident", "shared", "ballooned", "compressed", "swapped", "far", "untouched")
     guest: dict[str, Any] = {f"{place}_bytes": 4096 for place in places}
-    guest |= {"name": "g", "max_bytes": len(places) * 4096}
+    guest |= {"name": "g", "max_bytes": len(places) * 4096, "popped_pages": 0}
     machine = {"used_bytes": 1, "total_bytes": 1, "frame_bytes": 4096, "saved_bytes": 0}
     figures: Any = {"machine": machine, "guests": [guest]}
     check_figures(figures)
@@ -131,6 +131,9 @@ def test_figures_that_do_not_add_up_are_wrong() -> None:
     guest["swapped_bytes"] -= 4096
     machine["saved_bytes"] = 4096
     with pytest.raises(WrongError, match="saved"):
+        check_figures(figures)
+    machine["saved_bytes"], guest["popped_pages"] = 0, 1
+    with pytest.raises(WrongError, match="gave back"):
         check_figures(figures)
     machine["used_bytes"] = 2
     with pytest.raises(WrongError, match="over budget"):

@@ -39,6 +39,7 @@ class NoEngine:
 
     def __init__(self) -> None:
         self.created: dict[int, GuestConfig] = {}
+        self.balloon_pages = 0
 
     def snapshot(self, standings: Mapping[int, Standing]) -> Snapshot:
         guests = tuple(
@@ -47,6 +48,7 @@ class NoEngine:
                 size_pages=self.created[id_].max_pages,
                 max_pages=told.max_pages, shares=told.shares, tax=told.tax,
                 balloon_max_pages=told.balloon_max_pages, promised=told.promised,
+                balloon_target_pages=self.balloon_pages,
             )
             for id_, told in standings.items()
         )
@@ -70,6 +72,10 @@ class NoEngine:
         assert guest_id in self.created
         assert tier == "swap"
         return Moved(pages=pages, zero_pages=0, left_pages=0, elapsed_ns=5)
+
+    def set_balloon(self, guest_id: int, pages: int) -> None:
+        assert guest_id in self.created
+        self.balloon_pages = pages
 
 
 class From:
@@ -309,6 +315,21 @@ def test_bad_sizes_to_reclaim(size: Any) -> None:
     app = new_app()
     register(app)
     assert ask("POST", "/v1/guests/a/reclaim", app, json={"size": size}).status_code == 422
+
+
+def test_balloons() -> None:
+    app = new_app()
+    register(app)
+    told = ask("GET", "/v1/guests/a", app).json()
+    half, most = told["max_bytes"] // 2, told["balloon_max_bytes"]
+    for size, size_bytes in (("50%", half), (4096, 4096), (most, most), ("0", 0)):
+        done = ask("POST", "/v1/guests/a/balloon", app, json={"size": size})
+        assert done.status_code == 202
+        assert done.json()["balloon_target_bytes"] == size_bytes
+    for bad in ("66%", "2G", "x", -1, None, True):
+        done = ask("POST", "/v1/guests/a/balloon", app, json={"size": bad})
+        assert done.status_code == 422
+    assert ask("POST", "/v1/guests/b/balloon", app, json={"size": 0}).status_code == 404
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Commands that do something to guests: set, reclaim, restore, share."""
+"""Commands that do something to guests: set, reclaim, restore, balloon, share."""
 
 from __future__ import annotations
 
@@ -94,6 +94,24 @@ def restore(
         print_json(done)
     else:
         print(restored_line(name, done))
+
+
+@app.command()
+def balloon(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    size: Annotated[str, typer.Argument(metavar="SIZE|PERCENT")],
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+) -> None:
+    """Ask a guest to give memory back, such as 64M or 50% of its max; the policy may differ."""
+    from uvmm.client import guest_path
+    from uvmm.units import format_size
+
+    now = client_of(run_dir).post(guest_path(name, "balloon"), {"size": size})
+    heard = "" if now["balloon_able"] else "; its agent does not answer now"
+    print(
+        f"asked {name} for a balloon of {format_size(now['balloon_target_bytes'])}; "
+        f"{format_size(now['ballooned_bytes'])} are in it{heard}"
+    )
 
 
 @app.command()
