@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Build `guestlib._guest`, the binding of csrc/include/uvmm/guest.h."""
+"""Build `guestlib._guest`, the binding of csrc/include/uvmm/guest.h and cache.h."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from pathlib import Path
 from cffi import FFI
 
 _CSRC = Path(os.path.relpath(Path(__file__).resolve().parents[1] / "csrc"))
-_HEADER = _CSRC / "include/uvmm/guest.h"
+_HEADERS = (_CSRC / "include/uvmm/guest.h", _CSRC / "include/uvmm/cache.h")
+_KNOWN = """
+#define UVMM_ORDER_MAX ...
+typedef int... mode_t;
+struct iovec { void *iov_base; size_t iov_len; ...; };
+"""
 _CALLBACK = """
 extern "Python" uint64_t guestlib_on_pressure(void *arg, int level, uint64_t wanted_pages);
 """
@@ -21,14 +26,15 @@ def declarations(header: str) -> str:
     bare = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL).replace("UVMM_PUBLIC ", "")
     bare = re.sub(r'extern "C" \{|#ifdef __cplusplus\n\}\n#endif', "", bare)
     lines = [line for line in bare.splitlines() if not line.startswith("#")]
-    return "#define UVMM_ORDER_MAX ...\n" + "\n".join(lines)
+    return "\n".join(lines)
 
 
 ffibuilder = FFI()
-ffibuilder.cdef(declarations(_HEADER.read_text()) + _CALLBACK)
+ffibuilder.cdef(_KNOWN + "".join(declarations(path.read_text()) for path in _HEADERS))
+ffibuilder.cdef(_CALLBACK)
 ffibuilder.set_source(
     "guestlib._guest",
-    '#include "uvmm/guest.h"',
+    '#include "uvmm/cache.h"',
     sources=sorted(
         str(path) for path in (_CSRC / "guest").glob("*.c") if path.name != "launch.c"
     ),

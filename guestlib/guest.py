@@ -14,6 +14,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Self
 
 from guestlib import low_level
+from guestlib.cache import Cache
 from guestlib.errors import GuestError
 
 if TYPE_CHECKING:
@@ -211,6 +212,19 @@ class Guest:
             OutOfMemoryError: If no run of free pages is that long.
         """
         return Block(self._guest, size_bytes)
+
+    def cache(self, *, min_bytes: int = 0, max_bytes: int | None = None) -> Cache:
+        """
+        Make a file cache in guest memory; one is enough.
+
+        Args:
+            min_bytes: What it keeps under pressure.
+            max_bytes: What it takes at most; all free guest memory if None.
+
+        Raises:
+            GuestError: If the bounds do not fit.
+        """
+        return Cache(self._guest, min_bytes, max_bytes)
 
     def trim(self) -> int:
         """Hand the machine memory behind free pages back; how many pages that was."""

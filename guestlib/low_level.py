@@ -19,7 +19,7 @@ from guestlib.errors import GuestError, NotAGuestError, OutOfMemoryError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from _typeshed import WriteableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 PAGE_BYTES = 4096
 
@@ -126,6 +126,117 @@ def on_pressure(
 def off_pressure(guest: Any, handle: CallbackHandle) -> None:
     """Undo `on_pressure`; waits for the callback if it runs."""
     _check(lib.uvmm_off_pressure(guest, lib.guestlib_on_pressure, handle.pointer))
+
+
+# --- the file cache: errors are those of files --------------------------------
+
+
+def _check_file(status: int, path: str | bytes | None = None) -> int:
+    if status >= 0:
+        return int(status)
+    words = ffi.string(lib.uvmm_error()).decode(errors="replace")
+    # OSError makes a FileNotFoundError and so on of it.
+    if path is not None:
+        raise OSError(-status, os.strerror(-status), path)
+    raise OSError(-status, words or os.strerror(-status))
+
+
+def cache_create(guest: Any, min_pages: int, max_pages: int) -> Any:
+    """Make a cache; *max_pages* 0: guest memory."""
+    out = ffi.new("uvmm_cache **")
+    bounds = ffi.new("struct uvmm_cache_bounds *", [min_pages, max_pages])
+    _check(lib.uvmm_cache_create(guest, bounds, out))
+    return out[0]
+
+
+def cache_destroy(cache: Any) -> None:
+    """Write back and free a cache."""
+    _check_file(lib.uvmm_cache_destroy(cache))
+
+
+def cache_flush(cache: Any) -> None:
+    """Flush all files."""
+    _check_file(lib.uvmm_cache_flush(cache))
+
+
+def cache_shrink(cache: Any, pages: int) -> int:
+    """Give pages back to the page allocator; how many."""
+    return int(lib.uvmm_cache_shrink(cache, min(pages, sys.maxsize)))
+
+
+def cache_statistics(cache: Any) -> dict[str, int]:
+    """Return the fields of struct uvmm_cache_statistics."""
+    out = ffi.new("struct uvmm_cache_statistics *")
+    lib.uvmm_cache_get_statistics(cache, out)
+    return {field: int(getattr(out, field)) for field in dir(out)}
+
+
+def file_open(cache: Any, path: str | bytes, flags: int, permissions: int) -> Any:
+    """Open a file; its handle."""
+    out = ffi.new("uvmm_file **")
+    _check_file(lib.uvmm_file_open(cache, os.fsencode(path), flags, permissions, out), path)
+    return out[0]
+
+
+def file_close(handle: Any) -> None:
+    """Close a handle, which is gone then also after an error."""
+    _check_file(lib.uvmm_file_close(handle))
+
+
+def file_read(handle: Any, buffer: WriteableBuffer) -> int:
+    """Read into *buffer* at the position; how many bytes."""
+    with ffi.from_buffer(buffer, require_writable=True) as at:
+        return _check_file(lib.uvmm_file_read(handle, at, len(at)))
+
+
+def file_write(handle: Any, data: ReadableBuffer) -> int:
+    """Write *data* at the position; how many bytes."""
+    with ffi.from_buffer(data) as at:
+        return _check_file(lib.uvmm_file_write(handle, at, len(at)))
+
+
+def file_pread(handle: Any, buffer: WriteableBuffer, offset: int) -> int:
+    """Read into *buffer* from *offset*; how many bytes."""
+    with ffi.from_buffer(buffer, require_writable=True) as at:
+        return _check_file(lib.uvmm_file_pread(handle, at, len(at), offset))
+
+
+def file_pwrite(handle: Any, data: ReadableBuffer, offset: int) -> int:
+    """Write *data* at *offset*; how many bytes."""
+    with ffi.from_buffer(data) as at:
+        return _check_file(lib.uvmm_file_pwrite(handle, at, len(at), offset))
+
+
+def file_seek(handle: Any, offset: int, whence: int) -> int:
+    """Move the position; where it is."""
+    return _check_file(lib.uvmm_file_seek(handle, offset, whence))
+
+
+def file_size(handle: Any) -> int:
+    """Return the size."""
+    return int(lib.uvmm_file_size(handle))
+
+
+def file_truncate(handle: Any, size: int) -> None:
+    """Set the size."""
+    _check_file(lib.uvmm_file_truncate(handle, size))
+
+
+def file_flush(handle: Any) -> None:
+    """Make what was written durable."""
+    _check_file(lib.uvmm_file_flush(handle))
+
+
+def file_pin(handle: Any, index: int) -> tuple[int, int]:
+    """Keep a page in the cache; its address, and how many bytes are the file's."""
+    page, size = ffi.new("void const **"), ffi.new("size_t *")
+    _check_file(lib.uvmm_file_pin(handle, index, page, size))
+    return int(ffi.cast("uintptr_t", page[0])), int(size[0])
+
+
+def file_unpin(handle: Any, address: int) -> None:
+    """Undo `file_pin`."""
+    _check_file(lib.uvmm_file_unpin(handle, _at(address)))
 
 
 def _at(address: int) -> Any:

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "uvmm/protocol.h"
+
 #define NAME_BYTES 32
 #define LONG_RUN_NS 5000000 /* no system call submits for so long */
 
@@ -68,7 +70,8 @@ static void look_at_file(int dirfd, const char *name, void *arg)
 		files->direct = files->direct || errno == EMFILE || errno == ENFILE;
 		return;
 	}
-	files->direct = files->direct || number_after(text, "flags:\t") & O_DIRECT;
+	files->direct = files->direct || (number_after(text, "flags:\t") & O_DIRECT &&
+					  number_after(text, "pos:\t") != UVMM_DIRECT_MARK);
 	if (!strstr(text, "SqMask:"))
 		return;
 	files->ring = true;

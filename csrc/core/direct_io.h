@@ -6,7 +6,8 @@
  *   the device, past the page table: write protection that came later does not
  *   stop it. There is no way to see such a pin from outside, but to the process
  *   that could have one: it has a file open with O_DIRECT, or an io_uring, and
- *   while a thread of it waits for the device it is in uninterruptible sleep.
+ *   while a thread of it waits for the device it is in uninterruptible sleep. A file at
+ *   UVMM_DIRECT_MARK (protocol.h) does not count.
  *
  *   Errors   what cannot be read, but for a process that is gone, counts as direct I/O.
  *   Threads  any.

@@ -13,6 +13,7 @@
 #include "agent.h"
 #include "attach.h"
 #include "driver.h"
+#include "guest_memory.h"
 #include "physmem.h"
 #include "remap.h"
 
@@ -22,6 +23,7 @@ struct uvmm_guest {
 	struct remap remap;
 	struct driver balloon;
 	struct agent agent;
+	struct shortage shortage;
 };
 
 static pthread_mutex_t attach_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -41,6 +43,33 @@ static int __attribute__((format(printf, 2, 3))) fail(int rc, const char *format
 const char *uvmm_error(void)
 {
 	return error_text;
+}
+
+/* --- for the rest of the library (guest_memory.h) ----------------------------- */
+
+struct physmem *guest_physmem(uvmm_guest *g)
+{
+	return &g->physmem;
+}
+
+struct shortage *guest_shortage(uvmm_guest *g)
+{
+	return &g->shortage;
+}
+
+int guest_fail(int rc, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(error_text, sizeof(error_text), format, args);
+	va_end(args);
+	return rc;
+}
+
+void guest_succeed(void)
+{
+	error_text[0] = '\0';
 }
 
 /* --- attach ----------------------------------------------------------------- */
@@ -112,6 +141,7 @@ static int attach(struct uvmm_guest *g)
 		fail(rc, "no memory for the page allocator's tables");
 		goto out_attachment;
 	}
+	shortage_init(&g->shortage, &g->physmem);
 	driver_init(&g->balloon, &g->physmem, &g->remap, &driver_ops, g);
 	rc = agent_start(&g->agent, &ops, g);
 	if (rc == -EAGAIN)

@@ -282,6 +282,9 @@ static int take(struct physmem *m, const struct physmem_want *w, uint64_t *page)
 {
 	int rc = physmem_try(m, w, page);
 
+	/* First those who use memory because it was free. */
+	while (rc == -ENOMEM && m->ask && m->ask(m->ask_arg, w))
+		rc = physmem_try(m, w, page);
 	if (rc == -ENOMEM && m->rescue && physmem_balloon_pages(m))
 		rc = m->rescue(m->rescue_arg, w, page);
 	return rc;

@@ -44,7 +44,11 @@ struct physmem_want {
 
 struct physmem {
 	uint64_t pages;                         /* immutable after init */
-	/* As physmem_try(), after it has failed; NULL: none. Immutable after it was set. */
+	/* After physmem_try() has failed: has others give pages; true if that should be tried
+	 * again. NULL: nobody. Immutable after it was set, as the next. */
+	bool (*ask)(void *arg, const struct physmem_want *w);
+	void *ask_arg;
+	/* As physmem_try(), after that; NULL: none. */
 	int (*rescue)(void *arg, const struct physmem_want *w, uint64_t *page);
 	void *rescue_arg;
 	void *memory;                           /* all tables; immutable */
@@ -147,5 +151,19 @@ void physmem_deflated(struct physmem *m, const struct uvmm_range *run, uint32_t 
 void physmem_use(struct physmem *m, const struct uvmm_range *run, uint32_t runs);
 
 uint64_t physmem_balloon_pages(struct physmem *m);
+
+/* --- who uses memory that is of use to others, too (physmem_window.c) -------------- */
+
+struct physmem_giver {
+	/* A run in use of one page could be given. Asked with the lock held. */
+	bool (*yields)(void *arg, uint64_t page);
+	void *arg;
+	bool balloon;           /* and runs in the balloon, by others */
+};
+
+/* A place, from `from` on, where there could be what is wanted: all of it is free, or could
+ * be given. */
+bool physmem_window(struct physmem *m, const struct physmem_want *w, uint64_t from,
+		    const struct physmem_giver *g, uint64_t *page);
 
 #endif /* PHYSMEM_H */

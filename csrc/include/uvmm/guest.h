@@ -64,7 +64,8 @@ UVMM_PUBLIC const char *uvmm_name(const uvmm_guest *g);
 #define UVMM_ORDER_MAX 18
 
 /* Takes a block of 2^order pages, aligned to its size from the base. Contents
- * are whatever a former owner left, or zeros.
+ * are whatever a former owner left, or zeros. A file cache (uvmm/cache.h) gives up
+ * pages for it if need be.
  *   -EINVAL  order > UVMM_ORDER_MAX
  *   -ENOMEM  no free block of that order */
 UVMM_PUBLIC int uvmm_alloc_pages(uvmm_guest *g, unsigned order, void **out);

@@ -255,6 +255,12 @@ struct uvmm_count {
 	uint64_t pages;
 };
 
+/* A descriptor by O_DIRECT at this position, where no direct I/O could be, is for ordinary
+ * memory and pinned pages of the guest alone: the daemon need not expect devices
+ * to write past its write protection (core/direct_io.h). A position that file systems of
+ * 16 TiB have. */
+#define UVMM_DIRECT_MARK 0x75766d6d001
+
 enum uvmm_notice_kind {
 	UVMM_NOTICE_WARNING = 1,
 	UVMM_NOTICE_REFUSED = 2,        /* the guest was refused memory */

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT */
+#include "cache_bed.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cache_file.h"
+
+void bed_make(struct bed *b, uint64_t pages, uint64_t min_pages, uint64_t max_pages)
+{
+	struct uvmm_cache_bounds bounds = { min_pages, max_pages ? max_pages : pages };
+	struct cache_memory m = { .physmem = &b->physmem };
+
+	CHECK(!physmem_init(&b->physmem, pages));
+	b->memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(b->memory != MAP_FAILED);
+	memset(b->memory, 0xa5, pages * PAGE);
+	m.base = b->memory;
+	CHECK(!cache_new(&m, &bounds, &b->cache));
+}
+
+int bed_end(struct bed *b)
+{
+	int rc = cache_free(b->cache);
+
+	CHECK(physmem_free_pages(&b->physmem) == b->physmem.pages);
+	munmap(b->memory, b->physmem.pages * PAGE);
+	physmem_fini(&b->physmem);
+	return rc;
+}
+
+uint64_t bed_below(uint64_t *state, uint64_t n)
+{
+	uint64_t x = *state += 0x9e3779b97f4a7c15u;
+
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+	return (x ^ x >> 31) % n;
+}
+
+/* --- a disk ---------------------------------------------------------------------- */
+
+static uint64_t bytes_within(const struct cache_run *r, uint64_t size)
+{
+	uint64_t from = r->index * PAGE, most = (uint64_t)r->pages * PAGE;
+
+	if (size <= from)
+		return 0;
+	return size - from < most ? size - from : most;
+}
+
+static bool fails(const struct disk *d, const struct cache_run *r)
+{
+	return r->index + r->pages > d->fail_from;
+}
+
+static ssize_t disk_read(void *arg, const struct cache_run *r, uint64_t size)
+{
+	struct disk *d = arg;
+	uint64_t has, valid, i;
+	ssize_t rc;
+
+	pthread_mutex_lock(&d->lock);
+	d->reads++;
+	has = bytes_within(r, d->size);
+	valid = bytes_within(r, size < d->size ? size : d->size);
+	rc = d->fail_read && fails(d, r) ? d->fail_read : (ssize_t)has;
+	for (i = 0; rc >= 0 && i < r->pages; i++) {
+		uint64_t n = valid > i * PAGE ? valid - i * PAGE : 0;
+
+		n = n < PAGE ? n : PAGE;
+		memcpy(r->at[i], d->bytes + (r->index + i) * PAGE, n);
+		memset((char *)r->at[i] + n, 0, PAGE - n);
+	}
+	pthread_mutex_unlock(&d->lock);
+	return rc;
+}
+
+static int disk_write(void *arg, const struct cache_run *r, uint64_t size)
+{
+	struct disk *d = arg;
+	uint64_t n = bytes_within(r, size), end = r->index * PAGE + n, i;
+	int rc = 0;
+
+	pthread_mutex_lock(&d->lock);
+	d->writes++;
+	if (d->fail_write && fails(d, r))
+		rc = d->fail_write;
+	else if (end > d->room)
+		rc = -ENOSPC;
+	for (i = 0; !rc && i * PAGE < n; i++)
+		memcpy(d->bytes + (r->index + i) * PAGE, r->at[i],
+		       n - i * PAGE < PAGE ? n - i * PAGE : PAGE);
+	if (!rc && n && end > d->size)
+		d->size = end;
+	pthread_mutex_unlock(&d->lock);
+	return rc;
+}
+
+static int disk_flush(void *arg)
+{
+	struct disk *d = arg;
+	int rc;
+
+	pthread_mutex_lock(&d->lock);
+	d->flushes++;
+	rc = d->fail_flush;
+	pthread_mutex_unlock(&d->lock);
+	return rc;
+}
+
+static int disk_resize(void *arg, uint64_t size)
+{
+	struct disk *d = arg;
+	int rc = 0;
+
+	pthread_mutex_lock(&d->lock);
+	if (size > d->room)
+		rc = -EFBIG;
+	else if (size < d->size)
+		memset(d->bytes + size, 0, d->size - size);
+	if (!rc)
+		d->size = size;
+	pthread_mutex_unlock(&d->lock);
+	return rc;
+}
+
+static void disk_close(void *arg)
+{
+	(void)arg;
+}
+
+void disk_make(struct disk *d, uint64_t room)
+{
+	*d = (struct disk){ .room = room, .bytes = calloc(1, room + CACHE_RUN_PAGES * PAGE) };
+	CHECK(d->bytes);
+	pthread_mutex_init(&d->lock, NULL);
+}
+
+void disk_end(struct disk *d)
+{
+	free(d->bytes);
+	pthread_mutex_destroy(&d->lock);
+}
+
+struct uvmm_file *disk_open(struct bed *b, struct disk *d, int flags)
+{
+	static const struct cache_backend_ops ops = {
+		.read = disk_read,
+		.write = disk_write,
+		.flush = disk_flush,
+		.resize = disk_resize,
+		.close = disk_close,
+	};
+	struct cache_backend backend = { &ops, d, true };
+	struct uvmm_file *h;
+
+	CHECK(!cache_file_open_backend(b->cache, &backend, d->size, flags, &h));
+	return h;
+}
