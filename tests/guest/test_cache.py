@@ -263,7 +263,8 @@ def test_gives_its_pages_to_others(scratch: Scratch, disk: Path, tmp_path: Path)
     assert heard(guest) == "True"
     before = resident_bytes(scratch)
     grower = start(scratch, tmp_path, "grower", """
-        pages(guest.allocate(120 << 20))[:] = 1
+        grown = pages(guest.allocate(120 << 20))
+        grown[:] = np.arange(grown.size)
         say("grown")
         hear()
     """)

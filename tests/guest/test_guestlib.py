@@ -107,7 +107,7 @@ def test_pressure_is_heard(scratch: Scratch, tmp_path: Path) -> None:
     guest = start(scratch, tmp_path, "cache", """
         import threading
         cache = guest.allocate(64 << 20)
-        pages(cache)[:] = 1
+        pages(cache)[:] = np.arange(pages(cache).size)
         levels, forked = [], threading.Event()
         @guest.on_pressure
         def release(level, wanted):
@@ -129,7 +129,8 @@ def test_pressure_is_heard(scratch: Scratch, tmp_path: Path) -> None:
     """)
     assert heard(guest) == "ready"
     grower = start(scratch, tmp_path, "grower", """
-        pages(guest.allocate(120 << 20))[:] = 1
+        grown = pages(guest.allocate(120 << 20))
+        grown[:] = np.arange(grown.size)
         say("grown")
         hear()
     """)
