@@ -77,8 +77,9 @@ def test_contents_survive(scratch: Scratch, tmp_path: Path) -> None:
 def test_pins_and_discards(scratch: Scratch, tmp_path: Path) -> None:
     guest = start(scratch, tmp_path, "pins", """
         kept, other = guest.allocate(8 << 20), guest.allocate(8 << 20)
-        pages(kept)[:] = 7
-        pages(other)[:] = 8
+        numbers = np.arange(pages(kept).size, dtype=np.uint64)
+        pages(kept)[:] = numbers
+        pages(other)[:] = numbers + numbers.size
         with kept.pinned():
             say("pinned")
             hear()
@@ -87,7 +88,7 @@ def test_pins_and_discards(scratch: Scratch, tmp_path: Path) -> None:
             except guestlib.GuestError as error:
                 say(error.strerror)
         other.discard()
-        assert not pages(other).any() and (pages(kept) == 7).all()
+        assert not pages(other).any() and (pages(kept) == numbers).all()
         say(guest.statistics().pinned_pages)
         hear()
     """)
