@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""Commands by which one looks: top, web."""
+"""Commands by which one looks: top, web, record, report."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from uvmm.commands.common import JsonOption, RunDirOption, client_of, print_json, run_dir_of
-from uvmm.errors import BadInputError, UvmmError
+from uvmm.errors import BadInputError, ConflictError, UvmmError
 from uvmm.rundir import DEFAULT_RUN_DIR
+
+if TYPE_CHECKING:
+    from uvmm.past import Past
 
 app = typer.Typer()
 
@@ -60,3 +65,87 @@ def web(run_dir: RunDirOption = DEFAULT_RUN_DIR, as_json: JsonOption = False) ->
         print_json({"url": url, "port": port, "token": token})
     else:
         print(f"{url}#token={token}")
+
+
+@app.command()
+def record(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Or - for standard output.")],
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+    append: Annotated[bool, typer.Option("--append", help="To a file that exists.")] = False,
+    every: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, max=3600, help="Keep one sample of so many; 1."),
+    ] = 1,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--for", metavar="SECONDS", min=0, help="How long; until it is ended."),
+    ] = None,
+) -> None:
+    """Keep the figures: all that the daemon remembers, then a JSON line a second."""
+    from uvmm.client import Client
+    from uvmm.record import samples, write
+
+    client = Client(run_dir_of(run_dir).control_socket)
+    until_s = None if seconds is None else time.monotonic() + seconds
+    new = samples(client, until_s=until_s, complain=lambda words: _say(f"uvmm: {words}"))
+    rows = next(new)
+    with _opened(file, append=append) as out:
+        try:
+            kept = write(rows, out, every)
+            for rows in new:
+                kept += write(rows, out, every)
+        except KeyboardInterrupt:
+            _say("")  # the terminal has shown ^C
+        if file != "-":
+            _say(f"{kept} samples in {file}")
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR")],
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="What 'uvmm record' has written."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write into DIR though it is not empty.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the past as pictures and a page: who held how much memory, and who waited."""
+    from uvmm.progress import progress
+    from uvmm.report import PAGE, make_report
+
+    past = _past(run_dir, source)
+    with progress("drawing") as bar:
+        done = make_report(past, directory, force=force, progress=bar)
+    if as_json:
+        print_json(done)
+    else:
+        print(f"{directory / PAGE}: {done['samples']} samples, {len(done['guests'])} guests")
+
+
+def _past(run_dir: str, source: Path | None) -> Past:
+    from uvmm.past import past_of, rows_in, rows_of
+
+    if source is None:
+        return past_of(rows_of(client_of(run_dir).get("/v1/history")))
+    try:
+        with source.open(encoding="utf-8") as lines:
+            return past_of(rows_in(lines))
+    except (BadInputError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{source}: {error}") from None
+
+
+def _opened(file: str, *, append: bool) -> TextIO:
+    if file == "-":
+        return sys.stdout
+    try:
+        return Path(file).open("a" if append else "x", encoding="utf-8")
+    except FileExistsError:
+        raise ConflictError(f"{file} exists; add to it with --append") from None
+
+
+def _say(words: str) -> None:
+    sys.stderr.write(f"{words}\n")
