@@ -230,6 +230,15 @@ static void on_process_end(struct session *s, struct conn *c)
 		engine_guest_ended(s->engine, g);
 }
 
+/* Under the lock, for who sees it dropped: another worker may have its next event, and close
+ * it, before this call is over. */
+static void rearm(struct session *s, struct conn *c)
+{
+	lock(&s->lock);
+	arm(s, c, EPOLL_CTL_MOD);
+	unlock(&s->lock);
+}
+
 static void *worker_main(void *arg)
 {
 	struct session *s = arg;
@@ -259,9 +268,9 @@ static void *worker_main(void *arg)
 			on_process_end(s, c);
 		} else if (kind == CONN_LISTENER) {
 			accept_one(s);
-			arm(s, c, EPOLL_CTL_MOD);
+			rearm(s, c);
 		} else if (on_packet(s, c)) {
-			arm(s, c, EPOLL_CTL_MOD);
+			rearm(s, c);
 		} else {
 			on_end(s, c);
 		}
