@@ -59,7 +59,7 @@ static uint64_t cost_of(const struct guest *g, uint64_t chunk, uint32_t pages)
 	const struct idle_scan *s = &g->activity.scan;
 	uint64_t each = atomic_load(&g->armed[chunk]) == CHUNK_SHIELDED ? MESSAGE_NS :
 									 SOFT_FAULT_NS;
-	uint32_t part = s->returned > s->returned_soon ? s->returned : s->returned_soon;
+	uint32_t all = s->returned, soon = s->returned_soon, part = all > soon ? all : soon;
 
 	return VISIT_NS + pages * each * part / FULL;
 }

@@ -48,7 +48,7 @@ struct idle_scan {
 	uint64_t at_ns, ran_ns;         /* when it was last paid, and the guest's CPU time then */
 	int64_t credit_ns;
 	uint64_t moved, moved_ns;       /* pages reclaimed from it in all, and when last */
-	uint32_t returned, returned_soon;       /* of what was unmapped, in 1/1024: until the
+	_Atomic uint32_t returned, returned_soon; /* of what was unmapped, in 1/1024: until the
 						 * next visit, and until the next turn */
 	uint64_t last;                  /* the chunk that was visited last */
 	uint32_t last_pages;            /* and how much of it was unmapped; 0: seen to already */
