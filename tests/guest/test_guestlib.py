@@ -261,14 +261,14 @@ def test_only_the_guest_may_open_its_memory(scratch: Scratch, tmp_path: Path) ->
 
 def test_budget_holds_while_a_guest_grows(scratch: Scratch, tmp_path: Path) -> None:
     guest = start(scratch, tmp_path, "large", """
-        block = guest.allocate(300 << 20)
+        block = guest.allocate(240 << 20)
         numbers = pages(block)
         for at in range(0, numbers.size, 512):
             numbers[at] = at
         say("grown")
         assert (numbers[::512] == np.arange(0, numbers.size, 512)).all()
         say("right")
-    """, max_mib=400)
+    """, max_mib=256)
     most = 0
     while guest.poll() is None:
         machine = scratch.figures()["machine"]
