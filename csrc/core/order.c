@@ -74,13 +74,17 @@ void order_cancel(struct guest *g)
 	unlock(&g->order.lock);
 }
 
+static bool is_attended_locked(const struct order *o)
+{
+	return o->state == ORDER_ATTENDED && clock_ns() < o->attended_ns + ATTENDED_NS;
+}
+
 bool order_is_attended(struct guest *g)
 {
 	bool attended;
 
 	lock(&g->order.lock);
-	attended = g->order.state == ORDER_ATTENDED &&
-		   clock_ns() < g->order.attended_ns + ATTENDED_NS;
+	attended = is_attended_locked(&g->order);
 	unlock(&g->order.lock);
 	return attended;
 }
@@ -104,7 +108,9 @@ int order_send(struct uvmm_engine *e, struct guest *g)
 	int rc = -EAGAIN;
 
 	lock(&o->lock);
-	if (o->state == ORDER_ATTENDED && !send_remap(e, g)) {
+	/* Later the agent may be at something that touches guest memory, and what it waits for
+	 * would be its own answer. */
+	if (is_attended_locked(o) && !send_remap(e, g)) {
 		o->state = ORDER_SENT;
 		wait_locked(g, ORDER_NONE, ANSWER_WAIT_NS);
 		rc = 0;
