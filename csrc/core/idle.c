@@ -7,8 +7,9 @@
 #include "engine.h"
 #include "pagemap.h"
 
-#define SOFT_FAULT_NS 2700              /* a page that comes back: by the kernel alone */
-#define MESSAGE_NS 10000                /* and in a shielded chunk */
+#define SOFT_FAULT_NS 4500              /* a page that comes back: by the kernel alone, in a
+					 * guest with caches to lose */
+#define MESSAGE_NS 12000                /* and in a shielded chunk */
 #define VISIT_NS 40000                  /* unmapping a chunk of small pages */
 #define VISIT_LARGE_NS 20000            /* a large page, with its return */
 #define ROUND_NS (16 * NS_PER_S)        /* not quicker than that by the permille that it may cost */
