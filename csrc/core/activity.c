@@ -11,7 +11,9 @@
 #include "uffd.h"
 
 #define UNMAPPED 0x8000u
-#define TICK_MASK 0x7fffu
+#define RETURNS_SHIFT 12
+#define RETURNS_MAX 7u
+#define TICK_MASK 0x0fffu
 #define AGE_MAX (IDLE_TICKS / 2)
 
 /* --- life ------------------------------------------------------------------------ */
@@ -100,12 +102,30 @@ static void set_note(struct guest *g, uint64_t ppn, uint16_t note)
 	atomic_store_explicit(&g->activity.note[ppn], note, memory_order_relaxed);
 }
 
-void activity_loaded(struct guest *g, uint64_t ppn, uint64_t pages, bool touched)
+static unsigned returns_of(uint16_t note)
 {
-	uint16_t note = idle_tick(clock_ns());
+	return note >> RETURNS_SHIFT & RETURNS_MAX;
+}
+
+static uint16_t make_note(uint16_t tick, unsigned returns, bool unmapped)
+{
+	return (uint16_t)(tick | returns << RETURNS_SHIFT | (unmapped ? UNMAPPED : 0));
+}
+
+void activity_loaded(struct guest *g, uint64_t ppn, uint64_t pages)
+{
+	uint16_t tick = idle_tick(clock_ns());
 
 	for (; pages; pages--)
-		set_note(g, ppn++, touched ? note | UNMAPPED : note);
+		set_note(g, ppn++, tick);
+}
+
+void activity_returned(struct guest *g, uint64_t ppn, uint64_t pages)
+{
+	uint16_t tick = idle_tick(clock_ns());
+
+	for (; pages; pages--, ppn++)
+		set_note(g, ppn, make_note(tick, returns_of(note_of(g, ppn)), true));
 }
 
 void activity_emptied(struct guest *g, uint64_t ppn, uint64_t pages)
@@ -125,7 +145,7 @@ void activity_watched(struct guest *g, uint64_t ppn, bool was_mapped)
 	uint16_t note = note_of(g, ppn);
 
 	if (was_mapped || !note)
-		note = idle_tick(clock_ns());
+		note = make_note(idle_tick(clock_ns()), returns_of(note), true);
 	set_note(g, ppn, note | UNMAPPED);
 }
 
@@ -164,7 +184,7 @@ enum activity_grade activity_grade(const struct guest *g, uint64_t ppn,
 	if (!l->known)
 		return GRADE_UNKNOWN;
 	if (activity_is_mapped(l, ppn))
-		return note & UNMAPPED ? GRADE_HOT : GRADE_UNKNOWN;
+		return note & UNMAPPED || returns_of(note) ? GRADE_HOT : GRADE_UNKNOWN;
 	seconds = note ? idle_age(l->tick, note & TICK_MASK) / IDLE_TICKS_PER_S : 0;
 	if (!seconds)
 		return GRADE_RESTING;
@@ -229,19 +249,66 @@ void activity_account(struct guest *g, const struct activity_look *l)
 	atomic_store(&c->tick, l->tick);
 }
 
-void activity_keep(struct guest *g, const struct activity_look *l, bool unmapped)
+/* An old note that would come to look young when ticks go round. */
+static uint16_t clamped(uint16_t note, uint16_t tick)
+{
+	if (!note || idle_age(tick, note & TICK_MASK) <= AGE_MAX)
+		return note;
+	tick = (uint16_t)(1 + (tick - 1u + IDLE_TICKS - AGE_MAX) % IDLE_TICKS);
+	return (uint16_t)((note & ~TICK_MASK) | tick);
+}
+
+void activity_keep(struct guest *g, const struct activity_look *l)
 {
 	uint64_t ppn = l->chunk * UVMM_CHUNK_PAGES, end = ppn + UVMM_CHUNK_PAGES;
-	uint16_t mark = unmapped ? l->tick | UNMAPPED : l->tick;
 
-	for (; ppn < end; ppn++) {
-		uint16_t note = note_of(g, ppn);
-
+	for (; ppn < end; ppn++)
 		if (activity_is_mapped(l, ppn))
-			set_note(g, ppn, mark);
-		else if (note && idle_age(l->tick, note & TICK_MASK) > AGE_MAX)
-			set_note(g, ppn, (uint16_t)((note & UNMAPPED) | (1 + (l->tick - 1u +
-				 IDLE_TICKS - AGE_MAX) % IDLE_TICKS)));
+			set_note(g, ppn, make_note(l->tick, returns_of(note_of(g, ppn)), false));
+}
+
+/* It has come back so often that it is left mapped this time. */
+static bool is_left(uint64_t ppn, unsigned returns, uint32_t round)
+{
+	uint64_t hash = ppn * 0x9e3779b97f4a7c15u + round * 0xbf58476d1ce4e5b9u;
+
+	return hash >> 32 & ((1u << returns) - 1);
+}
+
+static void visit_mapped(struct guest *g, uint64_t ppn, uint32_t round, bool all,
+			 struct activity_visit *v)
+{
+	uint16_t note = note_of(g, ppn);
+	unsigned returns = returns_of(note);
+	bool leave;
+
+	if (note & UNMAPPED) {
+		v->returned++;
+		returns += returns < RETURNS_MAX;
+	}
+	leave = !all && is_left(ppn, returns, round);
+	set_note(g, ppn, make_note(v->look.tick, returns, !leave));
+	if (leave) {
+		v->left[ppn % UVMM_CHUNK_PAGES / 64] |= 1ull << (ppn % 64);
+		v->lefts++;
+	}
+}
+
+void activity_visit(struct guest *g, uint32_t round, bool all, struct activity_visit *v)
+{
+	uint64_t ppn = v->look.chunk * UVMM_CHUNK_PAGES, end = ppn + UVMM_CHUNK_PAGES;
+
+	memset(v->left, 0, sizeof(v->left));
+	v->returned = v->lefts = 0;
+	for (; ppn < end; ppn++) {
+		uint16_t note = clamped(note_of(g, ppn), v->look.tick);
+
+		if (activity_is_mapped(&v->look, ppn))
+			visit_mapped(g, ppn, round, all, v);
+		else if (note & UNMAPPED)
+			set_note(g, ppn, make_note(note & TICK_MASK, returns_of(note) / 2, true));
+		else
+			set_note(g, ppn, note);
 	}
 }
 
@@ -253,7 +320,7 @@ void activity_breaks(struct guest *g, uint64_t chunk)
 		return;
 	activity_look(g, chunk, &l);
 	if (l.known)
-		activity_keep(g, &l, false);
+		activity_keep(g, &l);
 }
 
 /* --- breaking --------------------------------------------------------------------- */

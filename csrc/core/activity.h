@@ -11,14 +11,15 @@
  *   scan is about to unmap mapped pages (activity_keep).
  *
  *   Grades, by which victims are chosen, the highest first:
- *     HOT        touched since the scan unmapped it
- *     UNKNOWN    mapped, no more is known
+ *     HOT        has come back to the scan
+ *     UNKNOWN    mapped, and no more is known: it was loaded lately, or never looked at
  *     RESTING    not mapped, for less than a second
  *     IDLE + k   not mapped for 2^k seconds or more
  *
- *   Notes    a tick of an eighth of a second in 15 bits, which go round in 68 minutes: what
- *            is older than half of that is kept at it by the scan. And UNMAPPED: by
- *            the scan. 0: nothing was noted.
+ *   Notes    a tick of an eighth of a second in 12 bits, which go round in 512 seconds: what
+ *            is older than half of that is kept at it by the scan. How often it has come
+ *            back in a row, in 3: the scan leaves it mapped the more often, the more it
+ *            did. And UNMAPPED: by the scan. 0: nothing was noted.
  *   Units    pages, ticks.
  *   Threads  notes and counters are atomic. What concerns a chunk as a whole (account) is
  *            for the holder of its busy bit.
@@ -83,8 +84,10 @@ void activity_clear(struct guest_activity *a, uint64_t pages);
 /* The figures that are told of it. */
 void activity_fill(const struct guest_activity *a, struct uvmm_guest_stats *s);
 
-/* The pages were loaded, or come from frames. `touched`: and wanted at once. */
-void activity_loaded(struct guest *g, uint64_t ppn, uint64_t pages, bool touched);
+/* The pages were loaded, or come from frames. */
+void activity_loaded(struct guest *g, uint64_t ppn, uint64_t pages);
+/* The pages, which the scan has unmapped, are mapped again. */
+void activity_returned(struct guest *g, uint64_t ppn, uint64_t pages);
 /* There is nothing in these pages any more. */
 void activity_emptied(struct guest *g, uint64_t ppn, uint64_t pages);
 /* The page is watched, and not mapped, or about to be unmapped. */
@@ -121,9 +124,19 @@ bool activity_rests_since(const struct guest *g, uint64_t ppn, const struct acti
 void activity_account(struct guest *g, const struct activity_look *l);
 
 /* The mapped pages of the chunk are noted as touched now: a large page that is broken is
- * unmapped as a whole. Those that the scan is to learn of keep their mark with `unmapped`,
- * which is for the scan. */
-void activity_keep(struct guest *g, const struct activity_look *l, bool unmapped);
+ * unmapped as a whole. */
+void activity_keep(struct guest *g, const struct activity_look *l);
+
+/* The scan's look at a chunk: notes what it sees, and which pages it unmaps now. */
+struct activity_visit {
+	struct activity_look look;
+	uint32_t returned;              /* pages that were unmapped and are mapped */
+	uint64_t left[UVMM_CHUNK_PAGES / 64];   /* mapped pages that are left so */
+	uint32_t lefts;                 /* how many */
+};
+
+/* look is there already. With `all` none is left. */
+void activity_visit(struct guest *g, uint32_t round, bool all, struct activity_visit *v);
 
 /* Before a part of the chunk is protected: what may be unmapped by that is kept. */
 void activity_breaks(struct guest *g, uint64_t chunk);

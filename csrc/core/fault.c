@@ -57,7 +57,7 @@ static void map_around(struct guest *g, uint64_t ppn)
 
 	if (activity_is_unmapped(g, ppn)) {
 		stream_window(&g->streams, ppn, g->max_pages, &lo, &to);
-		activity_loaded(g, lo, to - lo, true);
+		activity_returned(g, lo, to - lo);
 		load_mappings(g, lo, ppn);
 	} else {
 		while (to < hi && !activity_is_unmapped(g, to))
@@ -209,6 +209,7 @@ static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 	case PAGE_PRESENT:
 		if (is_blocked(g, ppn, m, now_ns))
 			break;
+		atomic_fetch_add(&g->loads, s == PAGE_STORED);
 		stream_window(&g->streams, ppn, g->max_pages, &lo, &hi);
 		rc = s == PAGE_STORED ? load(t, g, ppn, lo, hi) : load_zeros(e, g, ppn, hi);
 		if (rc == -ENOMEM)

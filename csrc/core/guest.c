@@ -261,6 +261,7 @@ static void reset(struct guest *g, uint64_t id, const struct uvmm_guest_config *
 	reset_counters(g);
 	atomic_store(&g->faults, 0);
 	atomic_store(&g->pages_in, 0);
+	atomic_store(&g->loads, 0);
 	atomic_store(&g->pages_out, 0);
 	atomic_store(&g->zero_dropped, 0);
 	atomic_store(&g->aborted, 0);

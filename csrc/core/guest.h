@@ -98,6 +98,7 @@ struct guest {
 
 	/* Counters, as in struct uvmm_guest_stats. */
 	_Atomic uint64_t stored_pages, pinned_pages, faults, pages_in, pages_out;
+	_Atomic uint64_t loads;         /* faults for stored pages */
 	_Atomic uint64_t zero_dropped, aborted, damaged_pages, stall_ns, blocks;
 };
 

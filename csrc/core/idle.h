@@ -8,7 +8,8 @@
  *   fault each; in a chunk that is shielded (guest.h) a message to the daemon. That is
  *   what is bounded: idle_cost_permille of the guest's CPU time, or of one CPU if it uses
  *   less; half of that while memory is plentiful and nothing is reclaimed from the guest.
- *   Chunks of which all comes back each time are left out of more and more rounds.
+ *   Where a guest waits for stored pages, that pays for more. Chunks of which all comes back
+ *   each time are left out of more and more rounds, and so are pages (activity.h).
  *
  *   A chunk that is mapped as a large page is unmapped as one, and comes back as one with
  *   one fault. Only in a guest that is being reclaimed from, or is above its target while
@@ -29,7 +30,7 @@ struct uvmm_engine;
 struct guest;
 
 #define IDLE_TICKS_PER_S 8u
-#define IDLE_TICKS 0x7fffu              /* they go round, from 1 */
+#define IDLE_TICKS 0x0fffu              /* they go round, from 1 */
 
 static inline uint16_t idle_tick(uint64_t now_ns)
 {
@@ -47,6 +48,8 @@ struct idle_scan {
 	uint64_t round_ns;              /* when this round began */
 	uint64_t at_ns, ran_ns;         /* when it was last paid, and the guest's CPU time then */
 	int64_t credit_ns;
+	uint64_t loads;                 /* faults for stored pages until then */
+	uint32_t round;
 	uint64_t moved, moved_ns;       /* pages reclaimed from it in all, and when last */
 	_Atomic uint32_t returned, returned_soon; /* of what was unmapped, in 1/1024: until the
 						 * next visit, and until the next turn */

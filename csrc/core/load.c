@@ -98,15 +98,13 @@ void load_damage(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t 
 	fault_poison(g, ppn);
 }
 
-/* Pages [from, to) of the buffer are in: commit. `must` is the one that was waited for. */
+/* Pages [from, to) of the buffer are in: commit. */
 static void committed(struct uvmm_engine *e, struct guest *g, struct load_buffer *b,
-		      size_t from, size_t to, uint64_t must)
+		      size_t from, size_t to)
 {
 	size_t i;
 
-	activity_loaded(g, b->ppn[from], to - from, false);
-	if (must >= b->ppn[from] && must <= b->ppn[to - 1])
-		activity_loaded(g, must, 1, true);
+	activity_loaded(g, b->ppn[from], to - from);
 	for (i = from; i < to; i++) {
 		pmap_set(&g->pmap, b->ppn[i], pmap_make(PAGE_PRESENT, 0));
 		pmap_chunk_sub(&g->pmap, b->ppn[i], 1);
@@ -152,7 +150,7 @@ static size_t put_run(struct guest *g, struct load_buffer *b, size_t from, size_
 }
 
 static int put_all(struct uvmm_engine *e, struct guest *g, struct load_buffer *b,
-		   size_t n, uint64_t must, uint64_t *loaded)
+		   size_t n, uint64_t *loaded)
 {
 	size_t i = 0, to, in;
 	int rc = 0, damaged = 0;
@@ -169,7 +167,7 @@ static int put_all(struct uvmm_engine *e, struct guest *g, struct load_buffer *b
 			;
 		in = put_run(g, b, i, to, &rc);
 		if (in > i)
-			committed(e, g, b, i, in, must);
+			committed(e, g, b, i, in);
 		*loaded += in - i;
 		i = in;
 	}
@@ -214,7 +212,7 @@ int load_pages(struct uvmm_engine *e, struct guest *g, uint64_t lo, uint64_t hi,
 		return -ENOMEM;
 	}
 	tier_load(e->tier[UVMM_TIER_SWAP], b->handles, b->seeds, n, b->data, b->bad);
-	return put_all(e, g, b, n, must, loaded);
+	return put_all(e, g, b, n, loaded);
 }
 
 static uint64_t hold_run(struct guest *g, uint64_t lo, uint64_t hi)

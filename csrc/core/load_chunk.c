@@ -79,7 +79,7 @@ static void commit(struct uvmm_engine *e, struct guest *g, uint64_t lo,
 {
 	uint64_t ppn;
 
-	activity_loaded(g, lo, UVMM_CHUNK_PAGES, false);
+	activity_loaded(g, lo, UVMM_CHUNK_PAGES);
 	for (ppn = lo; ppn < lo + UVMM_CHUNK_PAGES; ppn++)
 		pmap_set(&g->pmap, ppn, pmap_make(PAGE_PRESENT, 0));
 	pmap_chunk_sub(&g->pmap, lo, UVMM_CHUNK_PAGES);

@@ -32,7 +32,7 @@ static void set_home(struct guest *g, uint64_t ppn, uint64_t n)
 {
 	uint64_t i;
 
-	activity_loaded(g, ppn, n, false);
+	activity_loaded(g, ppn, n);
 	for (i = ppn; i < ppn + n; i++) {
 		sharing_forget_print(&g->sharing, i);
 		pmap_set(&g->pmap, i, pmap_make(PAGE_PRESENT, 0));

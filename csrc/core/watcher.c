@@ -8,7 +8,7 @@
 #define TICK_NS (50 * NS_PER_MS)
 #define PAUSE_MAX_NS NS_PER_S
 #define CPU_PERMILLE 5u
-#define CPU_SHORT_PERMILLE 10u
+#define CPU_SHORT_PERMILLE 20u
 
 static bool pause_ns(struct watcher *w, uint64_t ns)
 {

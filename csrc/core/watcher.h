@@ -3,7 +3,7 @@
  * watcher - the thread that looks at what guests touch: their samples (sample.h) and the scan
  * for idle pages (idle.h).
  *
- *   It takes five thousandths of a CPU at most, and ten while memory is short.
+ *   It takes five thousandths of a CPU at most, and twenty while memory is short.
  */
 #ifndef WATCHER_H
 #define WATCHER_H

@@ -10,22 +10,6 @@
 #define VALID_NS (200 * NS_PER_MS)      /* what was looked at is as it was for so long */
 #define SCAN_WAIT_NS (2 * NS_PER_S)
 
-bool zap_add(struct uvmm_zap *m, uint64_t ppn, uint64_t pages)
-{
-	struct uvmm_range *last = m->runs ? &m->run[m->runs - 1] : NULL;
-
-	if (m->runs == UVMM_ZAP_RUNS)
-		return false;
-	/* A whole large page in one run, so that its page table goes, too; and no
-	 * longer ones, which the agent holds its lock for. */
-	if (last && last->ppn + last->pages == ppn && ppn % UVMM_CHUNK_PAGES &&
-	    last->ppn / UVMM_CHUNK_PAGES == ppn / UVMM_CHUNK_PAGES)
-		last->pages += pages;
-	else
-		m->run[m->runs++] = (struct uvmm_range){ .ppn = ppn, .pages = pages };
-	return true;
-}
-
 uint32_t zap_send_locked(struct uvmm_engine *e, struct guest *g, struct uvmm_zap *m)
 {
 	struct zaps *z = &g->activity.zaps;

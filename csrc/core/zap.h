@@ -25,11 +25,8 @@ struct zaps {
 	_Atomic uint64_t agent_ns;      /* CPU time of the agent when it last answered */
 };
 
-/* Adds pages to an order; false if it is full. */
-bool zap_add(struct uvmm_zap *m, uint64_t ppn, uint64_t pages);
-
-/* Sends it; the number of the order, 0 if there is no agent that would take it. With the
- * lock held. */
+/* Sends an order; its number, or 0 if there is no agent that would take it. With the lock
+ * held. */
 uint32_t zap_send_locked(struct uvmm_engine *e, struct guest *g, struct uvmm_zap *m);
 
 /* For the scan: whether it may send another one, and does so. */

@@ -25,9 +25,10 @@ from uvmm.core import Engine, EngineConfig, GuestConfig
 from uvmm.model import NO_STANDING
 from uvmm.policy.activity import SAMPLE_PAGES
 
-from .figures import Row, at_most
+from .figures import Row, at_most, column
 from .probe import PAGE_BYTES, Probe, touch_argv
-from .stage import Stage, say, size_text
+from .stage import MIB, Figures, Stage, say, size_text
+from .subjects import process_cpu_ns
 from .undo import BenchError
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ NAME = "bench"
 WINDOW_ACCESSES = 5_000_000
 PAIRS = 24  # of windows, in each repetition
 SAMPLE_WINDOWS = 2  # so many take about as long as it should be until one page is watched
+MIX_ACCESSES = 250_000
+SETTLE_WINDOWS = 16
+COLD_IN = 50
+OWN_BYTES = 24 * MIB  # of the budget: what the data plane needs itself, and keeps free
 LEARN_S = 60.0  # until the scan has to know what is idle
 SAMPLES_A_PART = 4
 PARTS_PERCENT = (0, 5, 20, 35, 50, 65, 80, 95, 100)
@@ -166,7 +171,7 @@ def victims(stage: Stage) -> list[Row]:
     return [
         _victims(stage, what=what, use=use)
         for what, use in (
-            ("in one piece", "use {quarter} 1 {ms}"), ("scattered", "use {all} 4 {ms}"),
+            ("in one piece", "hot {quarter} 1 {ms}"), ("scattered", "hot {all} 4 {ms}"),
         )
     ]
 
@@ -214,6 +219,56 @@ def _learn(guest: Watched, idle_pages: int, go_on: Callable[[], None]) -> None:
         go_on()
 
 
+# --- what that is worth ---
+
+
+def overcommitted(stage: Stage) -> list[Row]:
+    """
+    Measure a guest of which half fits, and which uses a quarter of its pages mostly.
+
+    At random, and each fiftieth access is to any page.
+    """
+    of_scan, of_random = stage.interleaved(
+        lambda: _overcommitted(stage, permille=IDLE_COST_PERMILLE),
+        lambda: _overcommitted(stage, permille=0),
+    )
+    size = size_text(stage.scale.swapped_bytes)
+    return [
+        Row(
+            key="overcommitted", what=f"a guest of {size}, half of it in memory: {what}",
+            unit=unit, uvmm=column(of_scan, figure), peer_name="random",
+            peer=column(of_random, figure),
+        )
+        for figure, what, unit in (
+            ("loads", "pages loaded", "a 1000 accesses"),
+            ("cpu", "CPU time of guest and daemon", "ns / access"),
+        )
+    ]
+
+
+def _overcommitted(stage: Stage, *, permille: int) -> Figures:
+    size_bytes = stage.scale.swapped_bytes
+    with watched(
+        stage, size_bytes=size_bytes, memory_bytes=size_bytes // 2 + OWN_BYTES,
+        pages="default", permille=permille,
+    ) as guest:
+        for _ in range(SETTLE_WINDOWS):
+            guest.probe.ask(f"mix {MIX_ACCESSES} 4 {COLD_IN}")
+        before, cpu_ns = guest.figures(), _cpu_ns(guest)
+        for _ in range(SETTLE_WINDOWS):
+            guest.probe.ask(f"mix {MIX_ACCESSES} 4 {COLD_IN}")
+        accesses = SETTLE_WINDOWS * MIX_ACCESSES
+        return {
+            "loads": 1000 * (guest.figures().pages_in - before.pages_in) / accesses,
+            "cpu": (_cpu_ns(guest) - cpu_ns) / accesses,
+        }
+
+
+def _cpu_ns(guest: Watched) -> int:
+    """CPU time of the guest, and of this process, whose threads are the daemon."""
+    return process_cpu_ns(guest.probe.pid) + time.process_time_ns()
+
+
 # --- how true it is ---
 
 
@@ -251,7 +306,7 @@ def _estimate(stage: Stage, size_bytes: int, *, pages: str, words: str) -> Row:
 def _sampled(guest: Watched, count: int, step: int) -> float:
     """Return what part of its memory the sample says the guest uses, in percent."""
     guest.engine.sample(guest.id, SAMPLE_PAGES)
-    guest.probe.ask(f"use {count} {step} 300")
+    guest.probe.ask(f"hot {count} {step} 300")
     time.sleep(0.8)
     seen = guest.figures()
     if seen.sampled_pages < SAMPLE_PAGES // 2:
@@ -262,5 +317,6 @@ def _sampled(guest: Watched, count: int, step: int) -> float:
 ROWS: Mapping[str, Callable[[Stage], list[Row]]] = {
     "cost": cost,
     "victims": victims,
+    "overcommitted": overcommitted,
     "estimate": estimate,
 }

@@ -145,20 +145,38 @@ int measure_random(const struct memory *m, uint64_t count)
 	return 0;
 }
 
-int measure_use(const struct memory *m, uint64_t count, uint64_t step, uint64_t ms)
+int measure_hot(const struct memory *m, uint64_t count, uint64_t step, uint64_t ms)
 {
 	uint64_t start = clock_ns(), rounds = 0, ns, at;
 
 	if (!step || count > m->bytes / PAGE_BYTES)
-		return failed("use needs pages of the memory, and a step", EINVAL);
+		return failed("hot needs pages of the memory, and a step", EINVAL);
 	do {
 		for (at = 0; at < count; at += step)
 			(void)*(const volatile char *)(m->base + at * PAGE_BYTES);
 		rounds++;
 		ns = clock_ns() - start;
 	} while (ns < ms * 1000000);
-	printf("{\"op\": \"use\", \"ns\": %" PRIu64 ", \"rounds\": %" PRIu64 "}\n", ns,
+	printf("{\"op\": \"hot\", \"ns\": %" PRIu64 ", \"rounds\": %" PRIu64 "}\n", ns,
 	       rounds);
+	return 0;
+}
+
+int measure_mix(const struct memory *m, uint64_t count, uint64_t step, uint64_t cold_in)
+{
+	uint64_t pages = m->bytes / PAGE_BYTES, start = clock_ns(), state, i, page, ns;
+
+	if (!step || step > pages || !cold_in)
+		return failed("mix needs a step, and how many of the reads are cold", EINVAL);
+	state = random_start(start);
+	for (i = 0; i < count; i++) {
+		page = next_random(&state) >> 16;
+		page = i % cold_in ? page % (pages / step) * step : page % pages;
+		(void)*(const volatile char *)(m->base + page * PAGE_BYTES);
+	}
+	ns = clock_ns() - start;
+	printf("{\"op\": \"mix\", \"ns\": %" PRIu64 ", \"ns_per_access\": %.3f}\n", ns,
+	       (double)ns / (double)count);
 	return 0;
 }
 

@@ -25,7 +25,11 @@ int measure_random(const struct memory *m, uint64_t count);
 
 /* Reads a word of each `step`-th of the first `count` pages, over and over for `ms`; at
  * least once. */
-int measure_use(const struct memory *m, uint64_t count, uint64_t step, uint64_t ms);
+int measure_hot(const struct memory *m, uint64_t count, uint64_t step, uint64_t ms);
+
+/* `count` reads of random pages: each `cold_in`-th of any page, the others of each `step`-th
+ * page. */
+int measure_mix(const struct memory *m, uint64_t count, uint64_t step, uint64_t cold_in);
 
 /* Reads one word of `count` random pages, none twice and no two within 64 KiB,
  * so that the provider's read-ahead does not serve the next one; by `threads`

@@ -9,7 +9,8 @@
  * It opens the memory and prints a line; then each line on stdin is a command,
  * answered by one line of JSON:
  *
- *   fill, first-touch, random COUNT, use COUNT STEP MS, latency THREADS COUNT SEED, sequential,
+ *   fill, first-touch, random COUNT, hot COUNT STEP MS,
+ *   mix COUNT STEP COLD_IN, latency THREADS COUNT SEED, sequential,
  *   pageout, resident, save PATH, alike COMMON ZERO SEED, mergeable,
  *   write COUNT STEP, fork-write COUNT STEP, use PAGES ONE_IN, take COUNT PAGES
  *
@@ -68,8 +69,10 @@ static int run_command(const struct memory *m, char *line)
 		return blocks_take(m, count, more);
 	if (sscanf(line, "random %" SCNu64, &count) == 1)
 		return measure_random(m, count);
-	if (sscanf(line, "use %" SCNu64 " %" SCNu64 " %" SCNu64, &count, &more, &seed) == 3)
-		return measure_use(m, count, more, seed);
+	if (sscanf(line, "hot %" SCNu64 " %" SCNu64 " %" SCNu64, &count, &more, &seed) == 3)
+		return measure_hot(m, count, more, seed);
+	if (sscanf(line, "mix %" SCNu64 " %" SCNu64 " %" SCNu64, &count, &more, &seed) == 3)
+		return measure_mix(m, count, more, seed);
 	if (sscanf(line, "latency %u %" SCNu64 " %" SCNu64, &threads, &count, &seed) == 3)
 		return measure_latency(m, threads, count, seed);
 	if (sscanf(line, "save %511s", path) == 1)

@@ -197,7 +197,7 @@ struct uvmm_remapped {
 	uint64_t done[UVMM_REMAP_RUNS / 64];
 };
 
-#define UVMM_ZAP_RUNS 256u
+#define UVMM_ZAP_RUNS 1024u
 
 /* The pages are to be unmapped, and stay as they are: the next access maps them again,
  * which shows that there was one. Runs do not overlap and ascend. */
