@@ -31,6 +31,7 @@ struct visit {
 	bool eager;
 	bool loads;             /* the guest has waited for stored pages */
 	uint64_t permille;
+	uint32_t round;
 	struct uvmm_zap *order;
 	uint64_t cost_ns;
 	struct activity_visit seen;
@@ -103,7 +104,7 @@ static uint64_t cost_of(const struct guest *g, uint64_t chunk, uint32_t pages)
 	const struct idle_scan *s = &g->activity.scan;
 	uint64_t each = atomic_load(&g->armed[chunk]) == CHUNK_SHIELDED ? MESSAGE_NS :
 									 SOFT_FAULT_NS;
-	uint32_t all = s->returned, soon = s->returned_soon, part = all > soon ? all : soon;
+	uint32_t part = s->returned > s->returned_soon ? s->returned : s->returned_soon;
 
 	return VISIT_NS + pages * each * part / FULL;
 }
@@ -114,8 +115,9 @@ static void unmap(struct visit *v, bool large, bool fine)
 	static const uint64_t one[UVMM_CHUNK_PAGES / 64] = { 1 };
 	const struct activity_look *l = &v->seen.look;
 
-	v->cost_ns += large && !fine ? VISIT_LARGE_NS :
-				       cost_of(v->g, l->chunk, l->pages - v->seen.lefts);
+	if (!v->mends)
+		v->cost_ns += large && !fine ? VISIT_LARGE_NS :
+				cost_of(v->g, l->chunk, l->pages - v->seen.lefts);
 	if (large && fine && !activity_break(v->g, l->chunk, one, true))
 		return;
 	if (v->seen.lefts || pmap_chunk_away(&v->g->pmap, l->chunk))
@@ -141,8 +143,7 @@ static void learn(struct visit *v)
 			c->returns++;
 		c->rest = (uint8_t)((1u << (v->eager ? c->returns / 2 : c->returns)) - 1);
 	}
-	c->unmapped = (uint16_t)(l->pages - v->seen.lefts);
-	if (c->unmapped && !v->seen.lefts) {
+	if (l->pages && !v->seen.lefts) {
 		s->last = l->chunk;
 		s->last_pages = l->pages;
 	}
@@ -175,8 +176,10 @@ static void visit(struct visit *v, uint64_t chunk)
 		large = l->pages == UVMM_CHUNK_PAGES && pagemap_is_large(g->pagemap_fd, addr);
 		fine = sample_saw(g, l) || v->fine;
 		/* What is to become large is unmapped as a whole. */
-		activity_visit(g, g->activity.scan.round, large || v->mends, &v->seen);
-		learn(v);
+		activity_visit(g, v->round, large || v->mends, &v->seen);
+		if (!v->mends)
+			learn(v);
+		g->activity.chunk[chunk].unmapped = (uint16_t)(l->pages - v->seen.lefts);
 		atomic_fetch_add(&g->activity.scan.scanned, l->pages - v->seen.lefts);
 		activity_account(g, l);
 		if (l->pages > v->seen.lefts)
@@ -299,6 +302,7 @@ void idle_scan(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
 		.eager = pressed || pressure_is_short(&e->pressure),
 		.order = &order,
 		.permille = permille,
+		.round = g->activity.scan.round,
 	};
 
 	order.runs = 0;

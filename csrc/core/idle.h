@@ -51,7 +51,7 @@ struct idle_scan {
 	uint64_t loads;                 /* faults for stored pages until then */
 	uint32_t round;
 	uint64_t moved, moved_ns;       /* pages reclaimed from it in all, and when last */
-	_Atomic uint32_t returned, returned_soon; /* of what was unmapped, in 1/1024: until the
+	uint32_t returned, returned_soon;       /* of what was unmapped, in 1/1024: until the
 						 * next visit, and until the next turn */
 	uint64_t last;                  /* the chunk that was visited last */
 	uint32_t last_pages;            /* and how much of it was unmapped; 0: seen to already */
@@ -61,7 +61,8 @@ struct idle_scan {
 /* Goes on with the scan of the guest, as far as its credit goes. */
 void idle_scan(struct uvmm_engine *e, struct guest *g, uint64_t now_ns);
 
-/* Visits one chunk as a whole: it becomes a large page again, if it was one. */
+/* Visits one chunk as a whole: it becomes a large page again, if it was one. By any thread:
+ * nothing is learned or paid. */
 void idle_mend(struct guest *g, uint64_t chunk, struct uvmm_zap *m);
 
 void idle_clear(struct idle_scan *s);
