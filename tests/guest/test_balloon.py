@@ -45,6 +45,7 @@ def guarded(*of):
         print(error, flush=True)
         os._exit(1)
 
+threading.stack_size(1 << 18)
 kept = []
 churn(0, time.monotonic() + 0.3, kept)
 print("begins", flush=True)
@@ -64,7 +65,7 @@ for round in range(6):
     for thread in threads:
         thread.join()
     # Where a balloon was there are zeros.
-    assert bytearray(30_000_000).count(0) == 30_000_000
+    assert bytearray(12_000_000).count(0) == 12_000_000
 print("fine", flush=True)
 """
 
@@ -111,7 +112,7 @@ def test_command_line(served: Place) -> None:
             assert said.stderr.count("\n") == 1
         said = served.uvmm("balloon", "nobody", "1M")
         assert said.returncode != 0
-        assert "no guest nobody" in said.stderr
+        assert "no guest 'nobody'" in said.stderr
         guest = served.client.get("/v1/guests/p")
         assert served.uvmm("balloon", "p", "0").returncode == 0
         assert guest["max_bytes"] == 64 << 20
