@@ -68,9 +68,15 @@ static void ask_locked(struct uvmm_engine *e, struct guest *g)
 	send_locked(e, g);
 }
 
-static void begin_locked(struct uvmm_engine *e, struct guest *g)
+static void note_begin_locked(struct guest *g)
 {
 	g->balloon.begin_pages = pages_now(g);
+	g->balloon.begin_freed = atomic_load(&g->balloon.freed_pages);
+}
+
+static void begin_locked(struct uvmm_engine *e, struct guest *g)
+{
+	note_begin_locked(g);
 	if (g->balloon.begin_pages != g->balloon.target_pages)
 		ask_locked(e, g);
 }
@@ -79,10 +85,12 @@ static void begin_locked(struct uvmm_engine *e, struct guest *g)
 static void settle_locked(struct guest *g, enum balloon_state becomes)
 {
 	struct balloon *b = &g->balloon;
-	uint64_t now = pages_now(g), asked = b->target_pages > now ? b->target_pages : now;
+	uint64_t now = pages_now(g), goal = b->target_pages > now ? b->target_pages : now;
+	uint64_t asked = goal > b->begin_pages ? goal - b->begin_pages : 0;
+	uint64_t freed = atomic_load(&b->freed_pages) - b->begin_freed;
 
-	b->asked_pages += asked > b->begin_pages ? asked - b->begin_pages : 0;
-	b->given_pages += now > b->begin_pages ? now - b->begin_pages : 0;
+	b->asked_pages += asked;
+	b->given_pages += freed < asked ? freed : asked;
 	b->state = becomes;
 }
 
@@ -133,7 +141,7 @@ static void go_on_locked(struct uvmm_engine *e, struct guest *g, bool more)
 
 	if (now < b->target_pages && could_grow) {
 		if (shrank || b->state == BALLOON_OVERDUE)
-			b->begin_pages = now;
+			note_begin_locked(g);
 		ask_locked(e, g);
 		return;
 	}

@@ -16,8 +16,11 @@
  *     A request begins in IDLE and ends when it is settled: when the target is reached,
  *     the guest has no more, or it is overdue. It was asked for the difference between
  *     the target at its end and what was ballooned at its beginning, and has given what
- *     came of that: these are the sums asked_pages and given_pages. A target that changes
- *     meanwhile changes the request; what was given before it was lowered was asked for. One that is settled is not begun again before the next
+ *     came of that in machine memory: these are the sums asked_pages and given_pages. What
+ *     was freed may be pages that stay the guest's own, instead of some that went in and
+ *     held nothing (GIVE). A target
+ *     that changes meanwhile changes the request; what was given before it was lowered was
+ *     asked for. One that is settled is not begun again before the next
  *     balloon_set: nobody is asked for ever for what he has not got.
  *     An agent that does not answer costs nothing but one message: none is sent to it
  *     before it has answered, or connected again.
@@ -57,6 +60,7 @@ enum balloon_state { BALLOON_IDLE = 0, BALLOON_ASKED, BALLOON_OVERDUE };
 
 struct balloon {
 	_Atomic uint64_t ballooned_pages, popped_pages, needed_pages;
+	_Atomic uint64_t freed_pages;   /* of machine memory, by INFLATE and GIVE */
 	_Atomic int agents;             /* connections; changed under session.lock */
 
 	pthread_mutex_t lock;           /* guards below */
@@ -65,7 +69,8 @@ struct balloon {
 	uint32_t seq;                   /* of the last BALLOON */
 	uint64_t target_pages, sent_pages;      /* the target, and that of the last BALLOON */
 	uint64_t sent_ns;
-	uint64_t begin_pages;           /* ballooned when the request began, */
+	uint64_t begin_freed;           /* freed_pages when the request began, */
+	uint64_t begin_pages;           /* what was ballooned then, */
 	uint64_t step_pages;            /* and when the last BALLOON was sent */
 	uint64_t asked_pages, given_pages;
 };
@@ -89,16 +94,16 @@ void balloon_fill(struct guest *g, struct uvmm_guest_stats *s);
 
 /* --- pages; the caller has entered the guest, the ranges are guest memory ------------ */
 
-/* How many pages of the ranges are ballooned now.
- *   -EDQUOT  that would be more than the target
+/* INFLATE, or GIVE if not `keep`: then no page is ballooned.
+ *   -EDQUOT  more would be ballooned than the target
  *   -EBUSY   a page is not home, and pinned, or being remapped and the agent does not
  *            answer; as with the former, nothing was done
  *   -ESRCH   the guest goes away */
 int balloon_inflate(struct uvmm_engine *e, struct guest *g, const struct uvmm_ranges *r,
-		    uint64_t *pages);
-/* How many pages of the ranges were ballooned still; 0. */
-int balloon_deflate(struct uvmm_engine *e, struct guest *g, const struct uvmm_ranges *r,
-		    uint64_t *pages);
+		    bool keep, struct uvmm_count *count);
+/* DEFLATE. */
+void balloon_deflate(struct uvmm_engine *e, struct guest *g, const struct uvmm_ranges *r,
+		     struct uvmm_count *count);
 /* The page, if it is ballooned, is touched. */
 void balloon_pop(struct guest *g, uint64_t ppn);
 /* The thread has faulted at the page. True if it has been woken, and that is all: its

@@ -22,7 +22,9 @@ struct piece {
 	struct uvmm_engine *e;
 	struct guest *g;
 	uint64_t lo, hi;
-	bool watched;           /* accesses to holes are seen */
+	bool keep;              /* they are to be ballooned, not just freed */
+	bool watched;           /* and accesses to holes are seen */
+	struct uvmm_count *count;
 	bool mine[PIECE_PAGES]; /* DISCARDING by us */
 	uint64_t handles[UVMM_CHUNK_PAGES];
 	size_t stored;
@@ -82,7 +84,7 @@ static void watch(struct piece *p)
 		pmap_chunk_mark(&p->g->pmap, first_chunk(at));
 		pmap_chunk_add(&p->g->pmap, at, (uint32_t)(stop - at));
 	}
-	p->watched = !guest_arm_chunks(p->g, first_chunk(p->lo),
+	p->watched = p->keep && !guest_arm_chunks(p->g, first_chunk(p->lo),
 				       end_chunk(p->hi) - first_chunk(p->lo));
 }
 
@@ -115,6 +117,7 @@ static bool claim(struct piece *p, uint64_t ppn)
 			if (!pmap_move(&g->pmap, ppn, &e, pmap_make(PAGE_DISCARDING, pmap_pins(e))))
 				break;
 			share_discarded(p->e, g, ppn, e);
+			p->count->freed_pages += pmap_state(e) == PAGE_SPLIT;
 			pmap_chunk_sub_away(&g->pmap, ppn, 1);
 			return true;
 		default:
@@ -179,8 +182,10 @@ static uint64_t commit_part(struct piece *p, uint64_t lo, uint64_t hi, bool hole
 /* Pages [lo, hi), which are ours, become holes. How many are ballooned. */
 static uint64_t take_run(struct piece *p, uint64_t lo, uint64_t hi)
 {
+	uint64_t held = machine_count_pages(p->g->memfd, lo, hi), at, stop, n = 0;
 	bool hole = punch(p->g, lo, hi);
-	uint64_t at, stop, n = 0;
+
+	p->count->freed_pages += held;
 
 	atomic_fetch_add(&p->g->balloon.ballooned_pages, hi - lo);
 	for (at = lo; at < hi; at = stop) {
@@ -191,10 +196,10 @@ static uint64_t take_run(struct piece *p, uint64_t lo, uint64_t hi)
 	return n;
 }
 
-/* Of [lo, hi), at most a piece: how many are ballooned by this. */
-static int take_piece(struct piece *p, uint64_t *pages)
+/* Of [lo, hi), at most a piece. */
+static int take_piece(struct piece *p)
 {
-	uint64_t at, to;
+	uint64_t at, to, n;
 	int rc = hold_chunks(p);
 
 	if (rc)
@@ -207,8 +212,10 @@ static int take_piece(struct piece *p, uint64_t *pages)
 	for (at = p->lo; at < p->hi; at = to > at ? to : to + 1) {
 		for (to = at; to < p->hi && p->mine[to - p->lo]; to++)
 			;
-		if (to > at)
-			*pages += take_run(p, at, to);
+		if (to == at)
+			continue;
+		n = take_run(p, at, to);
+		p->count->pages += p->keep ? n : to - at;
 	}
 	release_chunks(p);
 	guest_wake(p->g, p->lo, p->hi - p->lo);
@@ -216,9 +223,9 @@ static int take_piece(struct piece *p, uint64_t *pages)
 }
 
 static int take_range(struct uvmm_engine *e, struct guest *g, const struct uvmm_range *r,
-		      uint64_t *pages)
+		      bool keep, struct uvmm_count *count)
 {
-	struct piece p = { .e = e, .g = g, .hi = r->ppn };
+	struct piece p = { .e = e, .g = g, .hi = r->ppn, .keep = keep, .count = count };
 	uint64_t end = r->ppn + r->pages;
 	int rc = 0;
 
@@ -226,7 +233,7 @@ static int take_range(struct uvmm_engine *e, struct guest *g, const struct uvmm_
 		p.lo = p.hi;
 		p.hi = (first_chunk(p.lo) + PIECE_CHUNKS) * UVMM_CHUNK_PAGES;
 		p.hi = p.hi < end ? p.hi : end;
-		rc = take_piece(&p, pages);
+		rc = take_piece(&p);
 	}
 	return rc;
 }
@@ -257,19 +264,20 @@ static int settle(const struct guest *g, const struct uvmm_ranges *r)
 }
 
 int balloon_inflate(struct uvmm_engine *e, struct guest *g, const struct uvmm_ranges *r,
-		    uint64_t *pages)
+		    bool keep, struct uvmm_count *count)
 {
 	uint32_t i;
 	int rc;
 
-	*pages = 0;
-	if (!is_room_for(g, r))
+	*count = (struct uvmm_count){ 0 };
+	if (keep && !is_room_for(g, r))
 		return -EDQUOT;
 	atomic_fetch_add(&g->sharing.discards, 1);
 	rc = settle(g, r);
 	for (i = 0; i < r->ranges && !rc; i++)
-		rc = take_range(e, g, &r->range[i], pages);
+		rc = take_range(e, g, &r->range[i], keep, count);
 	atomic_fetch_sub(&g->sharing.discards, 1);
+	atomic_fetch_add(&g->balloon.freed_pages, count->freed_pages);
 	pressure_refresh(e);
 	pressure_wake_waiting(e);
 	return rc;
@@ -314,24 +322,23 @@ static void open_range(struct uvmm_engine *e, struct guest *g, const struct uvmm
 		guest_arm_all(g);
 }
 
-int balloon_deflate(struct uvmm_engine *e, struct guest *g, const struct uvmm_ranges *r,
-		    uint64_t *pages)
+void balloon_deflate(struct uvmm_engine *e, struct guest *g, const struct uvmm_ranges *r,
+		     struct uvmm_count *count)
 {
 	uint64_t at, stop, end;
 	uint32_t i;
 
-	*pages = 0;
+	*count = (struct uvmm_count){ 0 };
 	for (i = 0; i < r->ranges; i++) {
 		end = r->range[i].ppn + r->range[i].pages;
 		for (at = r->range[i].ppn; at < end; at = stop) {
 			stop = chunk_stop(at, end);
-			*pages += let_go_part(g, at, stop);
+			count->pages += let_go_part(g, at, stop);
 		}
 		open_range(e, g, &r->range[i]);
 	}
 	if (r->why == UVMM_DEFLATE_NEEDED)
-		atomic_fetch_add(&g->balloon.needed_pages, *pages);
-	return 0;
+		atomic_fetch_add(&g->balloon.needed_pages, count->pages);
 }
 
 void balloon_pop(struct guest *g, uint64_t ppn)

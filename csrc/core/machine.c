@@ -149,6 +149,17 @@ uint64_t machine_range_pages(int fd, uint64_t lo, uint64_t hi)
 	return syscall(CACHESTAT, fd, &range, &stat, 0) ? 0 : stat.cache;
 }
 
+uint64_t machine_count_pages(int fd, uint64_t lo, uint64_t hi)
+{
+	uint64_t sum = machine_range_pages(fd, lo, hi), stop;
+
+	if (sum)
+		return sum;
+	for (; machine_next_data(fd, &lo, &stop, hi); lo = stop)
+		sum += stop - lo;
+	return sum;
+}
+
 uint64_t machine_seek_data(int fd, uint64_t ppn)
 {
 	off_t data = lseek(fd, (off_t)(ppn << UVMM_PAGE_SHIFT), SEEK_DATA);

@@ -39,6 +39,8 @@ uint64_t machine_used_pages(const struct machine *m);
 uint64_t machine_file_pages(int fd);
 /* Pages with data in [lo, hi) of a file. Quick. */
 uint64_t machine_range_pages(int fd, uint64_t lo, uint64_t hi);
+/* The same where the kernel has no such call (Linux 6.4), too. */
+uint64_t machine_count_pages(int fd, uint64_t lo, uint64_t hi);
 /* The first page with data at or after ppn; UINT64_MAX if there is none. */
 uint64_t machine_seek_data(int fd, uint64_t ppn);
 /* The next run of pages with data in [*lo, end) of a file, as [*lo, *hi); false if

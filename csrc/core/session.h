@@ -93,7 +93,7 @@ void session_notice(struct uvmm_engine *e, const struct guest *g,
 		    enum uvmm_notice_kind kind, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
 
-/* --- between session.c, session_hello.c and session_request.c -------------------------------- */
+/* --- between session.c, session_hello.c, session_answer.c and session_request.c -------------- */
 
 /* Whether the guest has not ended; under session.lock. */
 bool session_is_watched_locked(const struct session *s, uint64_t id);
@@ -126,6 +126,8 @@ int packet_reply(int fd, uint32_t seq, int32_t status, const char *format, ...)
 
 /* The first packet of a connection; false: close it. */
 bool session_hello(struct session *s, struct conn *c, const struct packet *p);
+/* What an agent answers; true if it was asked for that. */
+bool session_answer(struct uvmm_engine *e, struct conn *c, const struct packet *p);
 /* Answers one request of a guest's CONTROL connection; false: close it. */
 bool session_request(struct uvmm_engine *e, struct conn *c, struct packet *p);
 

@@ -130,11 +130,20 @@ static bool are_sound(const struct guest *g, const struct uvmm_ranges *r, uint16
 	uint32_t i;
 
 	if (!r->ranges || r->ranges > UVMM_RANGES || r->why > UVMM_DEFLATE_NEEDED ||
-	    (r->why && type == UVMM_MSG_INFLATE))
+	    (r->why && type != UVMM_MSG_DEFLATE))
 		return false;
 	for (i = 0; i < r->ranges && is_in_memory(g, &r->range[i]); i++)
 		;
 	return i == r->ranges;
+}
+
+static int serve_ranges(struct uvmm_engine *e, struct guest *g, uint16_t type,
+			const struct uvmm_ranges *r, struct uvmm_count *count)
+{
+	if (type != UVMM_MSG_DEFLATE)
+		return balloon_inflate(e, g, r, type == UVMM_MSG_INFLATE, count);
+	balloon_deflate(e, g, r, count);
+	return 0;
 }
 
 static int on_ranges(struct uvmm_engine *e, struct conn *c, struct packet *p)
@@ -150,10 +159,8 @@ static int on_ranges(struct uvmm_engine *e, struct conn *c, struct packet *p)
 			rc = -ENOTCONN;
 		else if (!are_sound(g, &r, p->head.type))
 			rc = -EINVAL;
-		else if (p->head.type == UVMM_MSG_INFLATE)
-			rc = balloon_inflate(e, g, &r, &count.pages);
 		else
-			rc = balloon_deflate(e, g, &r, &count.pages);
+			rc = serve_ranges(e, g, p->head.type, &r, &count);
 		guest_leave(g);
 	}
 	if (rc)
@@ -196,6 +203,7 @@ bool session_request(struct uvmm_engine *e, struct conn *c, struct packet *p)
 		[UVMM_MSG_HOMED] = { on_range, sizeof(struct uvmm_range) },
 		[UVMM_MSG_INFLATE] = { on_ranges, sizeof(struct uvmm_ranges) },
 		[UVMM_MSG_DEFLATE] = { on_ranges, sizeof(struct uvmm_ranges) },
+		[UVMM_MSG_GIVE] = { on_ranges, sizeof(struct uvmm_ranges) },
 		[UVMM_MSG_STATS] = { on_stats, 0 },
 		[UVMM_MSG_CONTENT] = { on_content, sizeof(struct uvmm_range) },
 	};

@@ -181,11 +181,8 @@ static bool serve_balloon(struct agent *a, const struct message *m)
 	struct uvmm_ballooned b = { 0 };
 	uint64_t lacking = a->ops->balloon(a->arg, &m->balloon, &b);
 
-	if (lacking && call_all(a, UVMM_PRESSURE_SOME, lacking)) {
-		struct uvmm_balloon rest = { .target_pages = lacking };
-
-		a->ops->balloon(a->arg, &rest, &b);
-	}
+	if (lacking && call_all(a, UVMM_PRESSURE_SOME, lacking))
+		a->ops->balloon(a->arg, NULL, &b);
 	return answer(a, m->head.seq, UVMM_MSG_BALLOONED, &b, sizeof(b));
 }
 

@@ -9,8 +9,8 @@
  *   Of the pressure that it hears of then, the last is what callbacks are told
  *   after it; all of it is answered. Of BALLOON the last is served after it.
  *
- *   When the balloon is to have more than is free, the callbacks are asked for that, as
- *   under pressure, and what they have released goes into it.
+ *   When free pages do not do for the balloon the callbacks are asked for what is missing,
+ *   as under pressure, and what they have released goes into it.
  *
  *   The thread has all signals blocked and never touches guest memory itself. It
  *   ends when the daemon has gone; when the program has closed the connection, it

@@ -11,7 +11,6 @@
 /* One time of serving. */
 struct step {
 	struct driver *d;
-	uint64_t goal;          /* for what physmem counts in it */
 	uint64_t rescues;
 	int64_t until_ns;
 	bool refused;           /* by the daemon */
@@ -92,6 +91,7 @@ void driver_init(struct driver *d, struct physmem *m, struct remap *r,
 void driver_forked(struct driver *d)
 {
 	pthread_mutex_init(&d->lock, NULL);
+	d->more = false;
 }
 
 void driver_use(struct driver *d, uint64_t page, uint64_t n)
@@ -112,29 +112,36 @@ static uint64_t lacking_pages(const struct step *s)
 {
 	uint64_t held = physmem_balloon_pages(s->d->physmem);
 
-	return s->goal > held ? s->goal - held : 0;
+	return s->d->goal > held ? s->d->goal - held : 0;
+}
+
+static bool is_stopped(const struct step *s)
+{
+	return s->refused || s->rescues != atomic_load(&s->d->rescues);
 }
 
 static bool may_go_on(const struct step *s)
 {
-	return !s->refused && s->rescues == atomic_load(&s->d->rescues) && now_ns() < s->until_ns;
+	return !is_stopped(s) && now_ns() < s->until_ns;
 }
 
 static void inflate_piece(struct step *s, const struct uvmm_ranges *r)
 {
 	struct driver *d = s->d;
 	char why[UVMM_TEXT_BYTES];
-	uint64_t pages;
+	struct uvmm_count done;
 
-	s->refused = remap_inflate(d->remap, r, &pages, why);
-	if (s->refused)
+	s->refused = remap_inflate(d->remap, UVMM_MSG_INFLATE, r, &done, why);
+	if (s->refused) {
 		take_back(d, r);        /* what was not answered may have been done */
-	else
-		physmem_inflated(d->physmem, r->range, r->ranges, pages == all_pages(r));
+		return;
+	}
+	physmem_inflated(d->physmem, r->range, r->ranges, done.pages == all_pages(r));
+	d->owed += done.pages > done.freed_pages ? done.pages - done.freed_pages : 0;
 }
 
 /* Takes free pages, a piece at most; false if there are none behind the hand. */
-static bool inflate(struct step *s, bool dirty, struct physmem_hand *h)
+static bool inflate(struct step *s, struct physmem_hand *h)
 {
 	struct driver *d = s->d;
 	struct uvmm_ranges r = { .ranges = 0 };
@@ -144,31 +151,62 @@ static bool inflate(struct step *s, bool dirty, struct physmem_hand *h)
 	want = lacking_pages(s);
 	want = want < PIECE_PAGES ? want : PIECE_PAGES;
 	if (want && may_go_on(s))
-		r.ranges = physmem_inflate(d->physmem, want, dirty, h, r.range, UVMM_RANGES);
+		r.ranges = physmem_inflate(d->physmem, want, false, h, r.range, UVMM_RANGES);
 	if (r.ranges)
 		inflate_piece(s, &r);
 	pthread_mutex_unlock(&d->lock);
 	return r.ranges;
 }
 
-static void inflate_all(struct step *s, bool dirty)
+static void give_piece(struct step *s, const struct uvmm_ranges *r)
 {
-	struct physmem_hand h = physmem_largest(s->d->physmem);
+	struct driver *d = s->d;
+	char why[UVMM_TEXT_BYTES];
+	struct uvmm_count done;
 
-	while (inflate(s, dirty, &h))
-		;
+	s->refused = remap_inflate(d->remap, UVMM_MSG_GIVE, r, &done, why);
+	physmem_deflated(d->physmem, r->range, r->ranges, done.pages == all_pages(r));
+	d->owed -= done.freed_pages < d->owed ? done.freed_pages : d->owed;
+}
+
+/* Frees what free pages hold, a piece at most; false if there is none behind the hand. */
+static bool give(struct step *s, struct physmem_hand *h)
+{
+	struct driver *d = s->d;
+	uint64_t want = d->owed < PIECE_PAGES ? d->owed : PIECE_PAGES;
+	struct uvmm_ranges r = { .ranges = 0 };
+
+	pthread_mutex_lock(&d->lock);
+	if (want && !is_stopped(s))
+		r.ranges = physmem_inflate(d->physmem, want, true, h, r.range, UVMM_RANGES);
+	if (r.ranges)
+		give_piece(s, &r);
+	pthread_mutex_unlock(&d->lock);
+	return r.ranges;
+}
+
+/* What goes in and frees nothing is made up for at once: there may be no next time. */
+static void inflate_and_give(struct step *s)
+{
+	struct physmem_hand any = physmem_largest(s->d->physmem), dirty = any;
+	bool more;
+
+	do {
+		more = inflate(s, &any);
+		while (give(s, &dirty))
+			;
+	} while (more);
 }
 
 static void grow(struct step *s)
 {
 	struct driver *d = s->d;
 
-	inflate_all(s, true);
-	if (d->ops->spare && lacking_pages(s) && may_go_on(s)) {
+	inflate_and_give(s);
+	if (d->ops->spare && (d->owed || lacking_pages(s)) && may_go_on(s)) {
 		d->ops->spare(d->arg);
-		inflate_all(s, true);
+		inflate_and_give(s);
 	}
-	inflate_all(s, false);
 }
 
 static void shrink(struct step *s)
@@ -181,12 +219,21 @@ static void shrink(struct step *s)
 
 		pthread_mutex_lock(&d->lock);
 		held = physmem_balloon_pages(d->physmem);
-		r.ranges = held > s->goal ? physmem_deflate(d->physmem, held - s->goal, r.range,
+		r.ranges = held > d->goal ? physmem_deflate(d->physmem, held - d->goal, r.range,
 							     UVMM_RANGES) : 0;
 		if (r.ranges)
 			take_back(d, &r);
 		pthread_mutex_unlock(&d->lock);
 	} while (r.ranges && now_ns() < s->until_ns);
+}
+
+/* The guest moves by as much as the daemon wants it to, whatever either counts. */
+static void set_goal(struct driver *d, uint64_t held, const struct uvmm_balloon *wanted)
+{
+	d->goal = held + wanted->target_pages;
+	d->goal = d->goal > wanted->pages ? d->goal - wanted->pages : 0;
+	if (!d->more)
+		d->owed = 0;
 }
 
 uint64_t driver_serve(struct driver *d, const struct uvmm_balloon *wanted,
@@ -197,20 +244,18 @@ uint64_t driver_serve(struct driver *d, const struct uvmm_balloon *wanted,
 		.rescues = atomic_load(&d->rescues),
 		.until_ns = now_ns() + STEP_NS,
 	};
-	uint64_t held = physmem_balloon_pages(d->physmem);
-	bool stopped;
+	uint64_t held = physmem_balloon_pages(d->physmem), lacking;
 
-	s.goal = held + wanted->target_pages;
-	s.goal = s.goal > wanted->pages ? s.goal - wanted->pages : 0;
-	if (held > s.goal)
+	if (wanted)
+		set_goal(d, held, wanted);
+	if (held > d->goal)
 		shrink(&s);
 	else
 		grow(&s);
 	held = physmem_balloon_pages(d->physmem);
-	stopped = s.refused || s.rescues != atomic_load(&d->rescues);
-	*out = (struct uvmm_ballooned){
-		.pages = held,
-		.more = held != s.goal && !stopped && now_ns() >= s.until_ns,
-	};
-	return stopped || out->more ? 0 : lacking_pages(&s);
+	d->more = held != d->goal && !is_stopped(&s) && now_ns() >= s.until_ns;
+	*out = (struct uvmm_ballooned){ .pages = held, .more = d->more };
+	lacking = lacking_pages(&s);
+	lacking = lacking > d->owed ? lacking : d->owed;
+	return is_stopped(&s) || d->more ? 0 : lacking;
 }

@@ -3,10 +3,12 @@
  * driver - of the balloon: pages of the guest that it hands back for as long as the daemon
  * wants them (protocol.h: BALLOON); out of its page allocator, told to the daemon, and back.
  *
- *   Into it  free pages that hold something, from the largest runs on; what the heap keeps
- *            unused (spare()); then free pages that hold nothing: those save no memory now,
- *            but keep the guest from growing. Only then the program is asked to
- *            release some (agent.h).
+ *   Into it  free pages, from the largest runs on, and of these the last: allocations are made
+ *            from the first page on, so that what is in use stays together. Those that hold
+ *            nothing keep the guest from growing, but free no memory: it owes as many
+ *            then, and gives what other free pages hold, which stay its own. If the
+ *            free pages do not do, the heap is asked to give up what it keeps unused (spare()),
+ *            and then the program to release some (agent.h).
  *   Out      the lowest pages first, when the daemon wants a smaller one; and those in the
  *            way of an allocation for which there is no other room, at once, by the thread
  *            that allocates. After that no more is taken into it until the daemon asks anew.
@@ -40,6 +42,11 @@ struct driver {
 	const struct driver_ops *ops;
 	void *arg;
 
+	/* Those of the agent thread alone: */
+	uint64_t goal;                  /* how many pages are to be in it */
+	uint64_t owed;                  /* that went into it and freed nothing */
+	bool more;                      /* the last time it was not done */
+
 	_Atomic uint64_t rescues;       /* rises when an allocation takes pages back */
 	pthread_mutex_t lock;           /* of one exchange with the daemon at a time */
 };
@@ -53,7 +60,8 @@ void driver_forked(struct driver *d);
 /* What of [page, page + n) is in the balloon is in use instead. */
 void driver_use(struct driver *d, uint64_t page, uint64_t n);
 
-/* What can be done in a moment. How many pages the guest lacks for more. */
+/* What can be done in a moment. How many pages the guest lacks for it: the program is asked
+ * for them, after which this is called again, with NULL, for what is still to be done. */
 uint64_t driver_serve(struct driver *d, const struct uvmm_balloon *wanted,
 		      struct uvmm_ballooned *out);
 

@@ -17,6 +17,8 @@
 #include "physmem.h"
 #include "remap.h"
 
+#define TICK_MS 1000
+
 struct uvmm_guest {
 	struct attachment attachment;
 	struct physmem physmem;
@@ -111,6 +113,14 @@ static uint64_t balloon_for_agent(void *arg, const struct uvmm_balloon *m,
 	return driver_serve(&((struct uvmm_guest *)arg)->balloon, m, out);
 }
 
+/* While memory is wanted, what is freed goes back at once. */
+static int tick(void *arg)
+{
+	if (physmem_balloon_pages(&((struct uvmm_guest *)arg)->physmem))
+		trim_for_agent(arg);
+	return TICK_MS;
+}
+
 static int ask(void *arg, struct rpc_call *call, char why[UVMM_TEXT_BYTES])
 {
 	return attach_ask(&((struct uvmm_guest *)arg)->attachment, call, why);
@@ -121,6 +131,7 @@ static int attach(struct uvmm_guest *g)
 	static const struct agent_ops ops = {
 		.connect = connect_agent,
 		.trim = trim_for_agent,
+		.tick = tick,
 		.remap = remap_for_agent,
 		.zap = zap_for_agent,
 		.balloon = balloon_for_agent,

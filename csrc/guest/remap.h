@@ -115,8 +115,8 @@ void remap_forget(struct remap *r, uint64_t page, uint64_t n);
  * connection was lost on the way, what was away is home, and zero, too. Otherwise as
  * attach_ask_range. */
 int remap_discard(struct remap *r, uint64_t page, uint64_t n, char why[UVMM_TEXT_BYTES]);
-/* INFLATE, in the same way; *pages is how many are ballooned now. */
-int remap_inflate(struct remap *r, const struct uvmm_ranges *ranges, uint64_t *pages,
-		  char why[UVMM_TEXT_BYTES]);
+/* INFLATE or GIVE, in the same way. */
+int remap_inflate(struct remap *r, uint16_t type, const struct uvmm_ranges *ranges,
+		  struct uvmm_count *count, char why[UVMM_TEXT_BYTES]);
 
 #endif /* REMAP_H */

@@ -89,21 +89,19 @@ int remap_discard(struct remap *r, uint64_t page, uint64_t n, char why[UVMM_TEXT
 	return ask_and_bring_home(r, &range, 1, &call, why);
 }
 
-int remap_inflate(struct remap *r, const struct uvmm_ranges *ranges, uint64_t *pages,
-		  char why[UVMM_TEXT_BYTES])
+int remap_inflate(struct remap *r, uint16_t type, const struct uvmm_ranges *ranges,
+		  struct uvmm_count *count, char why[UVMM_TEXT_BYTES])
 {
-	struct uvmm_count count = { 0 };
 	struct rpc_call call = {
-		.type = UVMM_MSG_INFLATE,
+		.type = type,
 		.answer_type = UVMM_MSG_COUNT,
 		.body = ranges,
 		.body_bytes = sizeof(*ranges),
 		.send_fd = -1,
-		.answer = &count,
-		.answer_bytes = sizeof(count),
+		.answer = count,
+		.answer_bytes = sizeof(*count),
 	};
-	int rc = ask_and_bring_home(r, ranges->range, ranges->ranges, &call, why);
 
-	*pages = count.pages;
-	return rc;
+	*count = (struct uvmm_count){ 0 };
+	return ask_and_bring_home(r, ranges->range, ranges->ranges, &call, why);
 }

@@ -177,7 +177,7 @@ struct uvmm_guest_stats {
 	uint64_t popped_pages;          /* touched in its balloon, in all */
 	uint64_t balloon_needed_pages;  /* taken back by the guest, which had no others, in all */
 	/* In all, by requests that are answered or overdue: pages that the balloon was to
-	 * take, and those that it took. */
+	 * take, and what of machine memory was freed by that. */
 	uint64_t balloon_asked_pages, balloon_given_pages;
 };
 

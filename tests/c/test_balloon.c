@@ -123,7 +123,9 @@ static void test_inflate_and_deflate(uint32_t via)
 	/* There is nothing that it could give. */
 	set(e, &p, 1000);
 	s = wait_asked(e, &p, 13000);
-	CHECK(s.balloon_given_pages == 12000 && !s.ballooned_pages, "given");
+	CHECK(s.balloon_given_pages >= 8000 && s.balloon_given_pages <= 8192 &&
+	      !s.ballooned_pages, "%llu given",
+	      (unsigned long long)s.balloon_given_pages);
 	CHECK(uvmm_guest_set_balloon(e, 99, 0) == -ENOENT, "no such guest");
 	end(e, &p, false);
 }
@@ -166,8 +168,9 @@ static void test_pop(uint32_t via)
 	      (unsigned long long)s.ballooned_pages);
 	plane_tell(&p, "unpin 300 3");
 	plane_tell(&p, "fill 100 50 3");
-	make(e, &p, 0);
 	plane_tell(&p, "check 100 50 3");
+	/* What it wrote is in free memory, and may be handed back now. */
+	make(e, &p, 0);
 	plane_tell(&p, "zero 0 100");
 	plane_tell(&p, "zero 150 16234");
 	CHECK(plane_stats(e, &p).popped_pages == 103, "popped");
@@ -200,18 +203,26 @@ static void test_out_of_memory(void)
 	end(e, &p, false);
 }
 
-/* Then the callbacks are asked. */
+/* What holds something goes first: the callbacks are asked for that before what is free, but
+ * holds nothing. */
 static void test_callbacks(void)
 {
 	uvmm_engine *e = plane_start(256 + EXTRA_MIB, 0, 0);
 	struct peer p = guest(e, "a");
+	struct uvmm_guest_stats s;
 
 	plane_tell(&p, "spare 4000");
+	make(e, &p, 3000);
+	expect(&p, "room", "ok 13384 3000 0");
+	CHECK(wait_asked(e, &p, 3000).balloon_given_pages == 3000, "given");
 	make(e, &p, 12000);
-	expect(&p, "room", "ok 384 12000 4000");
+	expect(&p, "room", "ok 4384 12000 0");
 	make(e, &p, ALL);
-	expect(&p, "room", "ok 0 16384 0");
-	CHECK(wait_asked(e, &p, ALL).balloon_given_pages == ALL, "given");
+	s = wait_asked(e, &p, ALL);
+	/* The rest of it may have gone back by itself, and more than it is on large pages. */
+	CHECK(s.balloon_given_pages <= 4096 && !s.resident_pages, "%llu given, %llu resident",
+	      (unsigned long long)s.balloon_given_pages,
+	      (unsigned long long)s.resident_pages);
 	end(e, &p, false);
 }
 

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define PAGES 4096u
 #define HELD_MAX 300u
@@ -286,15 +288,23 @@ static void test_fork(void)
 	struct uvmm_range run;
 	struct physmem m;
 	uint64_t page;
+	int status;
+	pid_t pid;
 
 	CHECK(!physmem_init(&m, PAGES) && !physmem_alloc_run(&m, 10, &page));
 	h = physmem_largest(&m);
 	CHECK(physmem_inflate(&m, 2000, false, &h, &run, 1) == 1);
 	physmem_inflated(&m, &run, 1, true);
 	physmem_freeze(&m);
-	physmem_thaw(&m, true);
-	CHECK(!physmem_balloon_pages(&m) && physmem_free_pages(&m) == PAGES - 10);
-	CHECK(!physmem_alloc_run(&m, PAGES - 10, &page));
+	pid = fork();
+	physmem_thaw(&m, !pid);
+	if (!pid) {
+		CHECK(!physmem_balloon_pages(&m) && physmem_free_pages(&m) == PAGES - 10);
+		CHECK(!physmem_alloc_run(&m, PAGES - 10, &page));
+		_exit(0);
+	}
+	CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && !status);
+	CHECK(physmem_balloon_pages(&m) == 2000);
 	physmem_fini(&m);
 }
 

@@ -55,8 +55,9 @@ UVMM_PUBLIC const char *uvmm_name(const uvmm_guest *g);
 /* --- page allocator: buddy system, blocks of 2^order pages, lowest first ---
  *
  *   The balloon: when the daemon wants memory back, the agent thread takes free pages out of
- *   the allocator and hands them over, and asks the pressure callbacks for more; when
- *   memory is plentiful again it puts them back. An allocation that finds no free
+ *   the allocator and hands them over, and asks the pressure callbacks for more; pages that
+ *   are freed meanwhile go back as by uvmm_trim(). When memory is plentiful again it puts
+ *   them back. An allocation that finds no free
  *   memory takes what it needs back from the balloon at once, and does not fail.
  */
 

@@ -73,7 +73,8 @@ enum uvmm_msg_type {
 	UVMM_MSG_BALLOONED = 23, /* agent -> daemon: struct uvmm_ballooned */
 	UVMM_MSG_INFLATE = 24,  /* -> daemon: struct uvmm_ranges; given back */
 	UVMM_MSG_DEFLATE = 25,  /* -> daemon: struct uvmm_ranges; to be used again */
-	UVMM_MSG_COUNT = 26,    /* -> guest: struct uvmm_count; answers these two */
+	UVMM_MSG_COUNT = 26,    /* -> guest: struct uvmm_count; answers these, and GIVE */
+	UVMM_MSG_GIVE = 27,     /* -> daemon: struct uvmm_ranges; as INFLATE, but used on */
 };
 
 enum uvmm_role {
@@ -219,7 +220,8 @@ struct uvmm_zapped {
  * BALLOON says how large it is to be. The agent comes as near to that as it can in a
  * moment, by INFLATE and DEFLATE on the CONTROL connection, and answers BALLOONED; with
  * `more` it could go on, and is asked again. A BALLOON that was not answered may come
- * twice. INFLATE is refused with -EDQUOT beyond the size that was asked for, and with
+ * twice. Where INFLATE frees less than it takes, the guest looks for other free pages
+ * that hold something, and GIVEs what these hold; the pages stay its own. INFLATE is refused with -EDQUOT beyond the size that was asked for, and with
  * -EBUSY, with nothing done, as DISCARD is; what was private in its ranges the guest maps
  * home, and says HOMED. DEFLATE comes before the pages are used, from any thread of the
  * guest at any time: it takes back what it needs. A touch without that pops the page,
@@ -245,14 +247,15 @@ enum uvmm_deflate_why {
 
 struct uvmm_ranges {
 	uint32_t ranges;        /* 1 to UVMM_RANGES; all are sent */
-	uint32_t why;           /* enum uvmm_deflate_why, 0 for INFLATE */
+	uint32_t why;           /* enum uvmm_deflate_why; 0 unless in DEFLATE */
 	struct uvmm_range range[UVMM_RANGES];
 };
 
-/* Of all pages of the ranges, those that are ballooned now, or were and are not any more.
- * Others hold what they did, or zeros. */
+/* Of all pages of the ranges, those that are ballooned now (INFLATE), read as zeros now
+ * (GIVE), or were ballooned (DEFLATE). Others hold what they did, or zeros. */
 struct uvmm_count {
 	uint64_t pages;
+	uint64_t freed_pages;   /* of machine memory */
 };
 
 /* A descriptor by O_DIRECT at this position, where no direct I/O could be, is for ordinary
