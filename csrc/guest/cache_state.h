@@ -137,7 +137,9 @@ struct cache_back {
 	uint64_t debt_pages;            /* to be cleaned and given back */
 	uint64_t paid_pages;
 	bool awaited;                   /* whoever asked for it waits */
-	uint64_t rounds;                /* of the thread; it has made progress */
+	uint64_t rounds;                /* of the thread */
+	uint64_t writes;                /* runs of pages that have been written, or failed */
+	bool stuck;                     /* the last one found nothing that can be written */
 	bool kicked, stop;
 	pthread_t thread;
 };
@@ -184,6 +186,7 @@ struct uvmm_cache {
 
 	_Atomic uint64_t held_pages;    /* taken from physmem */
 	_Atomic uint64_t dirty_pages;   /* and those being written */
+	_Atomic uint64_t writing_pages; /* these alone */
 	_Atomic uint64_t shrinking_until_ns;    /* does not grow before */
 	struct cache_counters counters;
 
