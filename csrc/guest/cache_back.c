@@ -109,8 +109,8 @@ static bool claim(struct cache_file *f, uint64_t *index, bool all, struct job *j
 	return false;
 }
 
-/* f: locked. Pages that were in the way of eviction are next. */
-static void hasten(struct job *j, uint64_t which)
+/* f: locked. Pages that wait aside for that are clean. */
+static void bring_back(struct job *j, uint64_t which)
 {
 	struct uvmm_cache *c = j->file->cache;
 	uint64_t left = j->x->hurried & which;
@@ -118,7 +118,7 @@ static void hasten(struct job *j, uint64_t which)
 	j->x->hurried &= ~which;
 	for (; left; left &= left - 1) {
 		pthread_mutex_lock(&c->policy_lock);
-		cache_policy_hasten(&c->policy, j->x->ppn[__builtin_ctzll(left)]);
+		cache_policy_return(&c->policy, j->x->ppn[__builtin_ctzll(left)]);
 		pthread_mutex_unlock(&c->policy_lock);
 	}
 }
@@ -170,7 +170,7 @@ static int write_claimed(struct job *j)
 		cache_set_dirty(j->x, which);
 		cache_count(&c->counters.write_errors, 1);
 	} else {
-		hasten(j, which & ~j->x->dirty);
+		bring_back(j, which & ~j->x->dirty);
 		cache_count(&c->counters.written, j->pages);
 	}
 	cache_wake(f);
@@ -272,11 +272,12 @@ bool cache_back_makes_room(struct cache_file *f)
 
 /* --- the thread ----------------------------------------------------------------------- */
 
-void cache_back_kick(struct uvmm_cache *c)
+void cache_back_hurry(struct uvmm_cache *c)
 {
 	struct cache_back *b = &c->back;
 
 	pthread_mutex_lock(&b->lock);
+	b->hurry = true;
 	if (!b->kicked) {
 		b->kicked = true;
 		pthread_cond_signal(&b->kick);
@@ -427,6 +428,18 @@ static bool rest(struct cache_back *b)
 	return !stop;
 }
 
+static bool is_hurry(struct uvmm_cache *c)
+{
+	struct cache_back *b = &c->back;
+	bool hurry;
+
+	pthread_mutex_lock(&b->lock);
+	hurry = b->hurry;
+	b->hurry = false;
+	pthread_mutex_unlock(&b->lock);
+	return hurry || is_over(c, BACKGROUND_PART);
+}
+
 static void *back_main(void *arg)
 {
 	struct uvmm_cache *c = arg;
@@ -436,8 +449,7 @@ static void *back_main(void *arg)
 	while (rest(&c->back)) {
 		do {
 			pay(c);
-			more = write_file(c, is_over(c, BACKGROUND_PART),
-					  CACHE_RUN_PAGES * 16);
+			more = write_file(c, is_hurry(c), CACHE_RUN_PAGES * 16);
 			finish_round(c, !more);
 		} while (more);
 		keep_reserve(c);

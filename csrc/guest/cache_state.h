@@ -64,7 +64,7 @@ struct cache_extent {
 	uint64_t number;                /* immutable: its first page / CACHE_RUN_PAGES */
 	uint64_t present, busy, dirty, writing;
 	uint64_t ahead;                 /* present, read ahead, not used yet */
-	uint64_t hurried;               /* dirty, and was to be evicted */
+	uint64_t hurried;               /* aside in the policy, until they are written */
 	uint32_t ppn[CACHE_RUN_PAGES];  /* where present */
 };
 
@@ -141,6 +141,7 @@ struct cache_back {
 	uint64_t writes;                /* runs of pages that have been written, or failed */
 	bool stuck;                     /* the last one found nothing that can be written */
 	bool kicked, stop;
+	bool hurry;                     /* dirty pages are in the way of eviction */
 	pthread_t thread;
 };
 
