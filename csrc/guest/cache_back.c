@@ -17,8 +17,6 @@
 #define BACKGROUND_PART 10u     /* of what may be cached */
 #define HARD_PART 4u
 #define DIRTY_MIN 16u           /* pages that may be dirty in any case */
-#define ROOM_WAIT_NS (100 * CACHE_MS_NS)
-#define ROOM_TRIES 3
 
 /* --- the list of files with dirty pages ------------------------------------------- */
 
@@ -111,8 +109,8 @@ static bool claim(struct cache_file *f, uint64_t *index, bool all, struct job *j
 	return false;
 }
 
-/* f: locked. Pages that were in the way of eviction are next. */
-static void hasten(struct job *j, uint64_t which)
+/* f: locked. Pages that wait aside for that are clean. */
+static void bring_back(struct job *j, uint64_t which)
 {
 	struct uvmm_cache *c = j->file->cache;
 	uint64_t left = j->x->hurried & which;
@@ -120,9 +118,17 @@ static void hasten(struct job *j, uint64_t which)
 	j->x->hurried &= ~which;
 	for (; left; left &= left - 1) {
 		pthread_mutex_lock(&c->policy_lock);
-		cache_policy_hasten(&c->policy, j->x->ppn[__builtin_ctzll(left)]);
+		cache_policy_return(&c->policy, j->x->ppn[__builtin_ctzll(left)]);
 		pthread_mutex_unlock(&c->policy_lock);
 	}
+}
+
+static void count_write(struct cache_back *b)
+{
+	pthread_mutex_lock(&b->lock);
+	b->writes++;
+	pthread_cond_broadcast(&b->progress);
+	pthread_mutex_unlock(&b->lock);
 }
 
 /* f: locked, and again at the end. */
@@ -143,6 +149,7 @@ static int write_claimed(struct job *j)
 	j->x->writing |= which;
 	f->writing_pages += j->pages;
 	atomic_fetch_add(&c->dirty_pages, j->pages);
+	atomic_fetch_add(&c->writing_pages, j->pages);
 	cache_set_clean(j->x, which);
 	pthread_mutex_unlock(&f->lock);
 
@@ -154,6 +161,7 @@ static int write_claimed(struct job *j)
 	j->x->writing &= ~which;
 	f->writing_pages -= j->pages;
 	atomic_fetch_sub(&c->dirty_pages, j->pages);
+	atomic_fetch_sub(&c->writing_pages, j->pages);
 	f->failing = rc;
 	if (rc) {
 		f->error = rc;
@@ -162,10 +170,11 @@ static int write_claimed(struct job *j)
 		cache_set_dirty(j->x, which);
 		cache_count(&c->counters.write_errors, 1);
 	} else {
-		hasten(j, which & ~j->x->dirty);
+		bring_back(j, which & ~j->x->dirty);
 		cache_count(&c->counters.written, j->pages);
 	}
 	cache_wake(f);
+	count_write(&c->back);
 	return rc;
 }
 
@@ -225,38 +234,37 @@ static bool is_over(struct uvmm_cache *c, uint64_t part)
 	return dirty > cache_pages_possible(c) / part;
 }
 
-/* Waits for the thread to have done something. */
-static void await_round(struct uvmm_cache *c, uint64_t timeout_ns)
+/* Waits until something is written, by whomever. False: there is nothing that can be. */
+static bool await_write(struct uvmm_cache *c)
 {
 	struct cache_back *b = &c->back;
-	uint64_t until = cache_now_ns() + timeout_ns, rounds;
-	struct timespec t = cache_timespec(until);
+	uint64_t writes, rounds;
+	bool written;
 
 	pthread_mutex_lock(&b->lock);
-	b->kicked = true;
-	pthread_cond_signal(&b->kick);
-	rounds = b->rounds;
-	while (rounds == b->rounds && !b->stop &&
-	       !pthread_cond_timedwait(&b->progress, &b->lock, &t))
-		;
+	writes = b->writes;
+	/* A round that goes on may have begun before. */
+	rounds = b->rounds + 2;
+	while (b->writes == writes && !b->stop &&
+	       (b->rounds < rounds || atomic_load(&c->writing_pages))) {
+		b->kicked = b->kicked || b->rounds < rounds;
+		pthread_cond_signal(&b->kick);
+		pthread_cond_wait(&b->progress, &b->lock);
+	}
+	written = b->writes != writes || !b->stuck;
 	pthread_mutex_unlock(&b->lock);
+	return written;
 }
 
 bool cache_back_makes_room(struct cache_file *f)
 {
 	struct uvmm_cache *c = f->cache;
 	uint64_t index = 0, written;
-	int tries = 0;
 
 	while (is_over(c, HARD_PART)) {
-		uint64_t dirty = atomic_load(&c->dirty_pages);
-
 		if (write_some(f, &index, CACHE_RUN_PAGES, false, &written))
 			return false;
-		if (written)
-			continue;
-		await_round(c, ROOM_WAIT_NS);
-		if (atomic_load(&c->dirty_pages) >= dirty && ++tries >= ROOM_TRIES)
+		if (!written && !await_write(c))
 			return false;
 	}
 	return true;
@@ -264,11 +272,12 @@ bool cache_back_makes_room(struct cache_file *f)
 
 /* --- the thread ----------------------------------------------------------------------- */
 
-void cache_back_kick(struct uvmm_cache *c)
+void cache_back_hurry(struct uvmm_cache *c)
 {
 	struct cache_back *b = &c->back;
 
 	pthread_mutex_lock(&b->lock);
+	b->hurry = true;
 	if (!b->kicked) {
 		b->kicked = true;
 		pthread_cond_signal(&b->kick);
@@ -332,10 +341,13 @@ static bool write_file(struct uvmm_cache *c, bool hurry, uint64_t most)
 }
 
 /* A round: something for each who waits. */
-static void finish_round(struct cache_back *b)
+static void finish_round(struct uvmm_cache *c, bool idle)
 {
+	struct cache_back *b = &c->back;
+
 	pthread_mutex_lock(&b->lock);
 	b->rounds++;
+	b->stuck = idle && !atomic_load(&c->writing_pages);
 	pthread_cond_broadcast(&b->progress);
 	pthread_mutex_unlock(&b->lock);
 }
@@ -416,6 +428,18 @@ static bool rest(struct cache_back *b)
 	return !stop;
 }
 
+static bool is_hurry(struct uvmm_cache *c)
+{
+	struct cache_back *b = &c->back;
+	bool hurry;
+
+	pthread_mutex_lock(&b->lock);
+	hurry = b->hurry;
+	b->hurry = false;
+	pthread_mutex_unlock(&b->lock);
+	return hurry || is_over(c, BACKGROUND_PART);
+}
+
 static void *back_main(void *arg)
 {
 	struct uvmm_cache *c = arg;
@@ -425,9 +449,8 @@ static void *back_main(void *arg)
 	while (rest(&c->back)) {
 		do {
 			pay(c);
-			more = write_file(c, is_over(c, BACKGROUND_PART),
-					  CACHE_RUN_PAGES * 16);
-			finish_round(&c->back);
+			more = write_file(c, is_hurry(c), CACHE_RUN_PAGES * 16);
+			finish_round(c, !more);
 		} while (more);
 		keep_reserve(c);
 		if (cache_now_ns() - swept_ns >= SWEEP_NS) {

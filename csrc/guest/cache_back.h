@@ -27,8 +27,8 @@ void cache_back_fini(struct uvmm_cache *c);
 /* f: locked. Its first page has become dirty; it has none any more. */
 void cache_back_list(struct cache_file *f);
 void cache_back_unlist(struct cache_file *f);
-/* Dirty pages are in the way. */
-void cache_back_kick(struct uvmm_cache *c);
+/* Dirty pages are in the way of eviction. */
+void cache_back_hurry(struct uvmm_cache *c);
 
 /* A writer is about to make pages of the file dirty: helps to write back while too much is
  * dirty. False: in vain, write past the cache. */

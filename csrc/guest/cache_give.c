@@ -110,7 +110,7 @@ static bool empty(struct uvmm_cache *c, uint64_t page, uint64_t n, uint64_t *sto
 	for (at = page; at < page + n; at++) {
 		int rc = cache_page_evict_at(c, (uint32_t)at);
 
-		if (rc == -EBUSY) {
+		if (rc == -EBUSY || rc == -EINPROGRESS) {
 			*stop = at;
 			return false;
 		}

@@ -203,38 +203,39 @@ void cache_set_clean(struct cache_extent *x, uint64_t which)
 
 /* --- eviction ------------------------------------------------------------------- */
 
-/* f: locked, as is policy_lock. The page can go: it is clean, or may be lost, and nobody
- * uses it. */
-static bool is_free_to_go(struct cache_extent *x, unsigned bit, uint32_t ppn)
+/* f: locked, as is policy_lock. 0 if the page can go: it is clean, or may be lost, and nobody
+ * uses it.  -EBUSY: he does  -EINPROGRESS: once it is written */
+static int may_go(struct cache_extent *x, unsigned bit, uint32_t ppn)
 {
 	struct uvmm_cache *c = x->file->cache;
 	uint64_t which = 1ull << bit;
 
-	if (atomic_load(&c->page[ppn].refs) > 1 || x->writing & which)
-		return false;
-	if (!(x->dirty & which))
-		return true;
-	if (!x->file->abandoned) {
+	if (atomic_load(&c->page[ppn].refs) > 1)
+		return -EBUSY;
+	if (!((x->dirty | x->writing) & which))
+		return 0;
+	if (!x->file->abandoned || x->writing & which) {
 		x->hurried |= which;
-		return false;
+		return -EINPROGRESS;
 	}
 	cache_set_clean(x, which);
 	cache_count(&c->counters.lost, 1);
-	return true;
+	return 0;
 }
 
-/* With policy_lock, of a page in a queue. -EAGAIN: somebody has the file's lock, for a
- * moment */
+/* With policy_lock, of a page in a queue. Errors as may_go().  -EAGAIN: somebody has the
+ * file's lock, for a moment */
 static int evict(struct uvmm_cache *c, uint32_t ppn)
 {
 	struct cache_extent *x = c->page[ppn].extent;
 	struct cache_file *f = x->file;
 	unsigned bit = c->page[ppn].at;
-	int rc = -EBUSY;
+	int rc;
 
 	if (pthread_mutex_trylock(&f->lock))
 		return -EAGAIN;
-	if (is_free_to_go(x, bit, ppn)) {
+	rc = may_go(x, bit, ppn);
+	if (!rc) {
 		/* That it comes again says nothing if nobody has used it yet. */
 		if (x->ahead >> bit & 1)
 			cache_policy_leave(&c->policy, ppn);
@@ -244,7 +245,6 @@ static int evict(struct uvmm_cache *c, uint32_t ppn)
 		cache_extent_tidy(x);
 		atomic_store(&c->page[ppn].refs, 0);
 		cache_count(&c->counters.evicted, 1);
-		rc = 0;
 	}
 	pthread_mutex_unlock(&f->lock);
 	return rc;
@@ -269,6 +269,7 @@ static void yield(struct uvmm_cache *c)
 bool cache_page_evict(struct uvmm_cache *c, uint32_t *ppn)
 {
 	unsigned yields = 0;
+	bool dirty = false;
 	uint64_t tries;
 	int rc = -EBUSY;
 
@@ -284,13 +285,16 @@ bool cache_page_evict(struct uvmm_cache *c, uint32_t *ppn)
 			yield(c);
 			continue;
 		}
-		if (rc)
+		if (rc == -EINPROGRESS)
+			cache_policy_set_aside(&c->policy, *ppn);
+		else if (rc)
 			cache_policy_put_off(&c->policy, *ppn);
+		dirty = dirty || rc == -EINPROGRESS;
 		tries--;
 	}
 	pthread_mutex_unlock(&c->policy_lock);
-	if (rc)
-		cache_back_kick(c);
+	if (dirty)
+		cache_back_hurry(c);
 	return !rc;
 }
 

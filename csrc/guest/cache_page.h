@@ -25,7 +25,8 @@ uint64_t cache_pages_possible(struct uvmm_cache *c);
 /* Takes the least valuable clean page out of its file; it is the caller's. False: there
  * is none. */
 bool cache_page_evict(struct uvmm_cache *c, uint32_t *ppn);
-/* The same for this one.  -ENOENT: it is no page of a file  -EBUSY: dirty, or in use */
+/* The same for this one.  -ENOENT: it is no page of a file  -EINPROGRESS: it is dirty
+ *   -EBUSY: in use */
 int cache_page_evict_at(struct uvmm_cache *c, uint32_t ppn);
 
 /* f: locked. The extent, made if need be; NULL: no memory. */

@@ -32,7 +32,7 @@ int cache_policy_init(struct cache_policy *p, uint64_t entries)
 		return -ENOMEM;
 	p->page = p->memory;
 	p->ghost = (uint64_t *)(void *)((char *)p->memory + pages_bytes);
-	for (q = 0; q <= CACHE_QUEUE_MAIN; q++)
+	for (q = 0; q < CACHE_QUEUES; q++)
 		p->queue[q] = (struct cache_queue){ CACHE_POLICY_NONE, CACHE_POLICY_NONE, 0 };
 	return 0;
 }
@@ -44,7 +44,8 @@ void cache_policy_fini(struct cache_policy *p)
 
 uint64_t cache_policy_pages(const struct cache_policy *p)
 {
-	return p->queue[CACHE_QUEUE_SMALL].pages + p->queue[CACHE_QUEUE_MAIN].pages;
+	return p->queue[CACHE_QUEUE_SMALL].pages + p->queue[CACHE_QUEUE_MAIN].pages +
+	       p->queue[CACHE_QUEUE_ASIDE].pages;
 }
 
 /* --- queues ----------------------------------------------------------------- */
@@ -184,21 +185,33 @@ static bool is_small_large(const struct cache_policy *p, uint64_t coming)
 			 !p->queue[CACHE_QUEUE_MAIN].pages);
 }
 
+/* The queue whose oldest page is next. */
+static enum cache_queue_name next_queue(const struct cache_policy *p, uint64_t coming)
+{
+	if (is_small_large(p, coming))
+		return CACHE_QUEUE_SMALL;
+	return p->queue[CACHE_QUEUE_MAIN].pages ? CACHE_QUEUE_MAIN : CACHE_QUEUE_ASIDE;
+}
+
 uint32_t cache_policy_victim(struct cache_policy *p, uint64_t coming)
 {
-	while (cache_policy_pages(p)) {
-		bool small = is_small_large(p, coming);
-		uint32_t i = p->queue[small ? CACHE_QUEUE_SMALL : CACHE_QUEUE_MAIN].oldest;
-		_Atomic uint8_t *uses = &p->page[i].uses;
-		uint8_t n = atomic_load_explicit(uses, memory_order_relaxed);
+	for (;;) {
+		enum cache_queue_name q = next_queue(p, coming);
+		uint32_t i = p->queue[q].oldest;
+		_Atomic uint8_t *uses;
+		uint8_t n;
 
-		if (small ? n <= 1 : !n)
+		if (i == CACHE_POLICY_NONE || q == CACHE_QUEUE_ASIDE)
+			return i;
+		uses = &p->page[i].uses;
+		n = atomic_load_explicit(uses, memory_order_relaxed);
+		if (q == CACHE_QUEUE_SMALL ? n <= 1 : !n)
 			return i;
 		take_out(p, i);
-		atomic_store_explicit(uses, small ? 0 : (uint8_t)(n - 1), memory_order_relaxed);
+		atomic_store_explicit(uses, q == CACHE_QUEUE_SMALL ? 0 : (uint8_t)(n - 1),
+				      memory_order_relaxed);
 		push_newest(p, CACHE_QUEUE_MAIN, i);
 	}
-	return CACHE_POLICY_NONE;
 }
 
 void cache_policy_give_up(struct cache_policy *p, uint32_t i, uint64_t key)
@@ -218,13 +231,18 @@ void cache_policy_put_off(struct cache_policy *p, uint32_t i)
 	push_newest(p, queue, i);
 }
 
-void cache_policy_hasten(struct cache_policy *p, uint32_t i)
+void cache_policy_set_aside(struct cache_policy *p, uint32_t i)
 {
-	uint8_t queue = p->page[i].queue;
-	uint8_t n = atomic_load_explicit(&p->page[i].uses, memory_order_relaxed);
+	if (p->page[i].queue != CACHE_QUEUE_ASIDE)
+		p->page[i].former = p->page[i].queue;
+	take_out(p, i);
+	push_newest(p, CACHE_QUEUE_ASIDE, i);
+}
 
-	if (queue == CACHE_QUEUE_SMALL ? n > 1 : n > 0)
+void cache_policy_return(struct cache_policy *p, uint32_t i)
+{
+	if (p->page[i].queue != CACHE_QUEUE_ASIDE)
 		return;
 	take_out(p, i);
-	push_oldest(p, queue, i);
+	push_oldest(p, p->page[i].former, i);
 }

@@ -64,7 +64,7 @@ struct cache_extent {
 	uint64_t number;                /* immutable: its first page / CACHE_RUN_PAGES */
 	uint64_t present, busy, dirty, writing;
 	uint64_t ahead;                 /* present, read ahead, not used yet */
-	uint64_t hurried;               /* dirty, and was to be evicted */
+	uint64_t hurried;               /* aside in the policy, until they are written */
 	uint32_t ppn[CACHE_RUN_PAGES];  /* where present */
 };
 
@@ -137,8 +137,11 @@ struct cache_back {
 	uint64_t debt_pages;            /* to be cleaned and given back */
 	uint64_t paid_pages;
 	bool awaited;                   /* whoever asked for it waits */
-	uint64_t rounds;                /* of the thread; it has made progress */
+	uint64_t rounds;                /* of the thread */
+	uint64_t writes;                /* runs of pages that have been written, or failed */
+	bool stuck;                     /* the last one found nothing that can be written */
 	bool kicked, stop;
+	bool hurry;                     /* dirty pages are in the way of eviction */
 	pthread_t thread;
 };
 
@@ -184,6 +187,7 @@ struct uvmm_cache {
 
 	_Atomic uint64_t held_pages;    /* taken from physmem */
 	_Atomic uint64_t dirty_pages;   /* and those being written */
+	_Atomic uint64_t writing_pages; /* these alone */
 	_Atomic uint64_t shrinking_until_ns;    /* does not grow before */
 	struct cache_counters counters;
 

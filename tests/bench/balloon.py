@@ -29,7 +29,8 @@ from .stage import GIB, MIB, Figures, Stage, new_name, size_text
 from .undo import BenchError, Undo, held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from uvmm.model import Guest
 
@@ -76,9 +77,14 @@ class Subject:
         return time.monotonic() - began
 
 
-@contextmanager
-def subject(size_bytes: int, pages: str) -> Iterator[Subject]:
+def subject(size_bytes: int, pages: str) -> AbstractContextManager[Subject]:
     """Run a guest with memory of *size_bytes*, on pages of that kind."""
+    return running(touch_argv("guest", size_bytes, pages), size_bytes)
+
+
+@contextmanager
+def running(argv: Sequence[str], size_bytes: int) -> Iterator[Subject]:
+    """Run a measuring program as a guest with memory of *size_bytes*."""
     with Undo() as undo:
         undo.enter_context(machine_settings.allowed())
         with held():
@@ -95,8 +101,7 @@ def subject(size_bytes: int, pages: str) -> Iterator[Subject]:
         name, token = new_name(), os.urandom(16)
         process = subprocess.Popen(
             # The guest has to be known before it attaches.
-            ["/bin/sh", "-c", 'read go; exec "$@"', "sh",
-             *touch_argv("guest", size_bytes, pages)],
+            ["/bin/sh", "-c", 'read go; exec "$@"', "sh", *argv],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
             env={
                 **os.environ, "UVMM_SOCKET": str(run_dir / "guest.sock"), "UVMM_NAME": name,

@@ -45,6 +45,7 @@ class Scale:
     overhead_bytes: int
     idle_guests: int
     alike_bytes: int  # of each process that has pages in common with others
+    client_steps: int  # of each of 40 clients that work on files
 
 
 FULL = Scale(
@@ -60,6 +61,7 @@ FULL = Scale(
     overhead_bytes=2 * GIB,
     idle_guests=100,
     alike_bytes=64 * MIB,
+    client_steps=600,
 )
 
 QUICK = Scale(
@@ -75,6 +77,7 @@ QUICK = Scale(
     overhead_bytes=512 * MIB,
     idle_guests=20,
     alike_bytes=32 * MIB,
+    client_steps=200,
 )
 
 

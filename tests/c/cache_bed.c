@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "cache_bed.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "cache_file.h"
 
@@ -38,6 +41,72 @@ uint64_t bed_below(uint64_t *state, uint64_t n)
 	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
 	x = (x ^ x >> 27) * 0x94d049bb133111ebu;
 	return (x ^ x >> 31) % n;
+}
+
+struct uvmm_cache_statistics bed_stats(struct bed *b)
+{
+	struct uvmm_cache_statistics s;
+
+	uvmm_cache_get_statistics(b->cache, &s);
+	return s;
+}
+
+/* --- files ----------------------------------------------------------------------- */
+
+char bed_folder[32];
+
+void bed_make_folder(void)
+{
+	strcpy(bed_folder, "/tmp/uvmm-test-cache-XXXXXX");
+	CHECK(mkdtemp(bed_folder));
+}
+
+void bed_remove_folder(void)
+{
+	struct dirent *d;
+	DIR *dir = opendir(bed_folder);
+
+	CHECK(dir);
+	while ((d = readdir(dir)))
+		if (d->d_name[0] != '.')
+			CHECK(!unlinkat(dirfd(dir), d->d_name, 0));
+	closedir(dir);
+	CHECK(!rmdir(bed_folder));
+}
+
+const char *bed_path(const char *name)
+{
+	static _Thread_local char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", bed_folder, name);
+	return path;
+}
+
+struct uvmm_file *bed_open(struct bed *b, const char *name, int flags)
+{
+	struct uvmm_file *h;
+
+	CHECK(!uvmm_file_open(b->cache, bed_path(name), flags, 0600, &h));
+	return h;
+}
+
+ssize_t bed_on_disk(const char *name, char *at, size_t bytes)
+{
+	int fd = open(bed_path(name), O_RDONLY);
+	ssize_t n;
+
+	CHECK(fd >= 0);
+	n = read(fd, at, bytes);
+	close(fd);
+	return n;
+}
+
+void bed_put_on_disk(const char *name, const char *at, size_t bytes)
+{
+	int fd = open(bed_path(name), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+	CHECK(fd >= 0 && write(fd, at, bytes) == (ssize_t)bytes);
+	close(fd);
 }
 
 /* --- a disk ---------------------------------------------------------------------- */

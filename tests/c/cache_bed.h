@@ -45,6 +45,18 @@ void disk_make(struct disk *d, uint64_t room);
 void disk_end(struct disk *d);
 struct uvmm_file *disk_open(struct bed *b, struct disk *d, int flags);
 
+/* A folder for files, until it is removed with them; where one of them is, until the
+ * thread's next call. */
+extern char bed_folder[];
+void bed_make_folder(void);
+void bed_remove_folder(void);
+const char *bed_path(const char *name);
+/* Opens it in the cache; reads and writes it as others do. */
+struct uvmm_file *bed_open(struct bed *b, const char *name, int flags);
+ssize_t bed_on_disk(const char *name, char *at, size_t bytes);
+void bed_put_on_disk(const char *name, const char *at, size_t bytes);
+
+struct uvmm_cache_statistics bed_stats(struct bed *b);
 /* Random numbers of a thread's own. */
 uint64_t bed_below(uint64_t *state, uint64_t n);
 

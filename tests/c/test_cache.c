@@ -1,65 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * The file cache against a model that is an array of bytes, by one thread and by many,
- * on files, on disks that fail, with little memory and while it is taken.
+ * The file cache against a model that is an array of bytes: on files and on a disk, with
+ * much memory, little and none; streams and scans.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "cache_back.h"
 #include "cache_bed.h"
-#include "cache_file.h"
 #include "cache_give.h"
-
-static char folder[] = "/tmp/uvmm-test-cache-XXXXXX";
-
-/* Its own buffer, until the next call. */
-static const char *path_of(const char *name)
-{
-	static _Thread_local char path[128];
-
-	snprintf(path, sizeof(path), "%s/%s", folder, name);
-	return path;
-}
-
-static struct uvmm_file *open_file(struct bed *b, const char *name, int flags)
-{
-	struct uvmm_file *h;
-
-	CHECK(!uvmm_file_open(b->cache, path_of(name), flags, 0600, &h));
-	return h;
-}
-
-/* The file as others see it. */
-static ssize_t on_disk(const char *name, char *at, size_t bytes)
-{
-	int fd = open(path_of(name), O_RDONLY);
-	ssize_t n;
-
-	CHECK(fd >= 0);
-	n = read(fd, at, bytes);
-	close(fd);
-	return n;
-}
-
-static void put_on_disk(const char *name, const char *at, size_t bytes)
-{
-	int fd = open(path_of(name), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-
-	CHECK(fd >= 0 && write(fd, at, bytes) == (ssize_t)bytes);
-	close(fd);
-}
-
-static struct uvmm_cache_statistics stats(struct bed *b)
-{
-	struct uvmm_cache_statistics s;
-
-	uvmm_cache_get_statistics(b->cache, &s);
-	return s;
-}
 
 /* --- against a model ---------------------------------------------------------------- */
 
@@ -136,7 +85,7 @@ static void check_flush(struct model *m)
 {
 	CHECK(!uvmm_file_flush(m->file));
 	if (m->name) {
-		CHECK(on_disk(m->name, m->seen, MODEL_BYTES) == (ssize_t)m->size);
+		CHECK(bed_on_disk(m->name, m->seen, MODEL_BYTES) == (ssize_t)m->size);
 		CHECK(!memcmp(m->seen, m->bytes, m->size));
 	} else {
 		CHECK(m->disk.size == m->size);
@@ -151,11 +100,11 @@ static void do_open_again(struct model *m)
 	if (!m->name)
 		return;
 	/* Another handle sees the same; and the pages outlive all handles. */
-	other = open_file(&m->bed, m->name, below(m, 2) ? O_RDWR : O_RDONLY);
+	other = bed_open(&m->bed, m->name, below(m, 2) ? O_RDWR : O_RDONLY);
 	CHECK(uvmm_file_size(other) == (int64_t)m->size);
 	CHECK(!uvmm_file_close(other));
 	CHECK(!uvmm_file_close(m->file));
-	m->file = open_file(&m->bed, m->name, O_RDWR);
+	m->file = bed_open(&m->bed, m->name, O_RDWR);
 	CHECK(uvmm_file_size(m->file) == (int64_t)m->size);
 }
 
@@ -201,7 +150,7 @@ static void test_model(const char *name, uint64_t guest_pages, int steps, uint64
 	m.seen = malloc(MODEL_BYTES);
 	CHECK(m.bytes && m.seen);
 	if (name) {
-		m.file = open_file(&m.bed, name, O_RDWR | O_CREAT | O_TRUNC);
+		m.file = bed_open(&m.bed, name, O_RDWR | O_CREAT | O_TRUNC);
 	} else {
 		disk_make(&m.disk, MODEL_BYTES);
 		m.file = disk_open(&m.bed, &m.disk, O_RDWR);
@@ -215,111 +164,7 @@ static void test_model(const char *name, uint64_t guest_pages, int steps, uint64
 	free(m.seen);
 }
 
-/* --- what files do --------------------------------------------------------------------- */
-
-static void test_flags(void)
-{
-	struct uvmm_file *h, *other;
-	char got[16];
-	struct bed b;
-
-	bed_make(&b, 256, 0, 0);
-	CHECK(uvmm_file_open(b.cache, path_of("none"), O_RDWR, 0, &h) == -ENOENT);
-	CHECK(uvmm_file_open(b.cache, folder, O_RDONLY, 0, &h) == -EISDIR);
-	CHECK(uvmm_file_open(b.cache, "/dev/null", O_RDWR, 0, &h) == -EINVAL);
-	CHECK(uvmm_file_open(b.cache, "/dev/null", O_PATH, 0, &h) == -EINVAL);
-	h = open_file(&b, "flags", O_WRONLY | O_CREAT | O_EXCL);
-	CHECK(uvmm_file_open(b.cache, path_of("flags"), O_RDWR | O_CREAT | O_EXCL, 0600,
-			     &other) == -EEXIST);
-	CHECK(uvmm_file_read(h, got, 1) == -EBADF && uvmm_file_pread(h, got, 1, -1) == -EBADF);
-	CHECK(uvmm_file_write(h, "abc", 3) == 3 && uvmm_file_write(h, "def", 3) == 3);
-	other = open_file(&b, "flags", O_RDONLY);
-	CHECK(uvmm_file_write(other, "x", 1) == -EBADF && uvmm_file_truncate(other, 0) == -EBADF);
-	CHECK(uvmm_file_read(other, got, 4) == 4 && !memcmp(got, "abcd", 4));
-	CHECK(uvmm_file_read(other, got, 9) == 2 && uvmm_file_read(other, got, 9) == 0);
-	CHECK(uvmm_file_seek(other, -1, SEEK_END) == 5 && uvmm_file_seek(other, -3, SEEK_CUR) == 2);
-	CHECK(uvmm_file_seek(other, -7, SEEK_END) == -EINVAL &&
-	      uvmm_file_seek(other, 0, 77) == -EINVAL);
-	CHECK(uvmm_file_read(other, got, 1) == 1 && got[0] == 'c');
-	CHECK(uvmm_file_pread(other, got, 1, -1) == -EINVAL);
-	CHECK(uvmm_file_pwrite(h, "x", 1, INT64_MAX) == -EFBIG);
-	CHECK(!uvmm_file_close(h));
-	h = open_file(&b, "flags", O_WRONLY | O_APPEND);
-	CHECK(uvmm_file_write(h, "gh", 2) == 2 && uvmm_file_pwrite(h, "i", 1, 0) == 1);
-	CHECK(uvmm_file_pread(other, got, 16, 0) == 9 && !memcmp(got, "abcdefghi", 9));
-	CHECK(!uvmm_file_close(h));
-	h = open_file(&b, "flags", O_RDWR | O_TRUNC);
-	CHECK(uvmm_file_size(other) == 0 && uvmm_file_pread(other, got, 1, 0) == 0);
-	CHECK(!uvmm_file_close(h) && !uvmm_file_close(other));
-	h = open_file(&b, "flags", O_RDWR | O_DSYNC);
-	CHECK(uvmm_file_write(h, "sync", 4) == 4 && on_disk("flags", got, 16) == 4);
-	CHECK(!uvmm_file_close(h) && !bed_end(&b));
-}
-
-static void test_vectors(void)
-{
-	struct iovec v[3] = { { (void *)"one", 3 }, { NULL, 0 }, { (void *)"two", 3 } };
-	char a[2], c[8];
-	struct iovec w[2] = { { a, 2 }, { c, 8 } };
-	struct bed b;
-	struct uvmm_file *h;
-
-	bed_make(&b, 256, 0, 0);
-	h = open_file(&b, "vectors", O_RDWR | O_CREAT);
-	CHECK(uvmm_file_pwritev(h, v, 3, 5) == 6 && uvmm_file_size(h) == 11);
-	CHECK(uvmm_file_preadv(h, w, 2, 5) == 6 && !memcmp(a, "on", 2) && !memcmp(c, "etwo", 4));
-	CHECK(uvmm_file_preadv(h, w, -1, 0) == -EINVAL);
-	CHECK(!uvmm_file_close(h) && !bed_end(&b));
-}
-
-/* Others change a file while nobody has it open; and while somebody has. */
-static void test_changed_by_others(void)
-{
-	static char text[8 * PAGE], got[8 * PAGE];
-	struct uvmm_file *h;
-	struct bed b;
-
-	bed_make(&b, 256, 0, 0);
-	memset(text, 'a', sizeof(text));
-	put_on_disk("others", text, sizeof(text));
-	h = open_file(&b, "others", O_RDONLY);
-	CHECK(uvmm_file_read(h, got, sizeof(got)) == sizeof(got));
-	CHECK(!uvmm_file_close(h));
-	h = open_file(&b, "others", O_RDONLY);
-	CHECK(uvmm_file_read(h, got, sizeof(got)) == sizeof(got) && !memcmp(got, text, sizeof(got)));
-	CHECK(stats(&b).read_pages == 8 && stats(&b).hits >= 8);
-	/* Truncated under it: what is not cached any more is not there. */
-	uvmm_cache_shrink(b.cache, 100);
-	CHECK(!truncate(path_of("others"), 3 * PAGE + 7));
-	CHECK(uvmm_file_pread(h, got, sizeof(got), 2 * PAGE) <= 6 * PAGE);
-	CHECK(uvmm_file_pread(h, got, sizeof(got), 0) == 3 * PAGE + 7);
-	CHECK(uvmm_file_size(h) == 3 * PAGE + 7);
-	CHECK(!uvmm_file_close(h));
-	memset(text, 'b', sizeof(text));
-	put_on_disk("others", text, 5 * PAGE);
-	h = open_file(&b, "others", O_RDONLY);
-	CHECK(uvmm_file_read(h, got, sizeof(got)) == 5 * PAGE && !memcmp(got, text, 5 * PAGE));
-	/* Deleted: gone from the cache, too, once it is closed. */
-	CHECK(!unlink(path_of("others")) && !uvmm_file_close(h));
-	cache_file_sweep(b.cache);
-	CHECK(!stats(&b).pages && !stats(&b).files);
-	CHECK(!bed_end(&b));
-}
-
-static void test_deleted_is_not_written(void)
-{
-	static char text[64 * PAGE];
-	struct uvmm_file *h;
-	struct bed b;
-
-	bed_make(&b, 512, 0, 0);
-	h = open_file(&b, "deleted", O_RDWR | O_CREAT);
-	CHECK(uvmm_file_write(h, text, sizeof(text)) == sizeof(text));
-	CHECK(!uvmm_file_close(h) && !unlink(path_of("deleted")));
-	cache_file_sweep(b.cache);
-	CHECK(!stats(&b).pages && !stats(&b).dirty_pages && !stats(&b).written_pages);
-	CHECK(!bed_end(&b));
-}
+/* --- streams ------------------------------------------------------------------------ */
 
 static void test_reads_ahead(void)
 {
@@ -331,13 +176,13 @@ static void test_reads_ahead(void)
 	bed_make(&b, 2048, 0, 0);
 	for (i = 0; i < 400; i++)
 		memset(text + i * PAGE, (int)i, PAGE);
-	put_on_disk("stream", text, sizeof(text));
-	h = open_file(&b, "stream", O_RDONLY);
+	bed_put_on_disk("stream", text, sizeof(text));
+	h = bed_open(&b, "stream", O_RDONLY);
 	for (i = 0; i < 400; i++)
 		CHECK(uvmm_file_read(h, got, PAGE) == PAGE && !memcmp(got, text + i * PAGE, PAGE));
 	/* Most pages were there, or on their way, when they were asked for. */
-	CHECK(stats(&b).read_pages == 400 && stats(&b).misses < 100);
-	CHECK(stats(&b).ahead_used <= stats(&b).ahead_pages && stats(&b).ahead_used > 300);
+	CHECK(bed_stats(&b).read_pages == 400 && bed_stats(&b).misses < 100);
+	CHECK(bed_stats(&b).ahead_used <= bed_stats(&b).ahead_pages && bed_stats(&b).ahead_used > 300);
 	CHECK(!uvmm_file_close(h) && !bed_end(&b));
 }
 
@@ -379,11 +224,7 @@ static void test_scan_leaves_the_hot_set(void)
 
 int main(void)
 {
-	CHECK(mkdtemp(folder));
-	test_flags();
-	test_vectors();
-	test_changed_by_others();
-	test_deleted_is_not_written();
+	bed_make_folder();
 	test_reads_ahead();
 	test_scan_leaves_the_hot_set();
 	test_model("few", 40, 300, 1);
@@ -392,6 +233,6 @@ int main(void)
 	test_model(NULL, 1024, 3000, 4);
 	/* Not a page for the cache: all goes past it. */
 	test_model(NULL, 1, 300, 5);
-	CHECK(!system("rm -r /tmp/uvmm-test-cache-*"));
+	bed_remove_folder();
 	return 0;
 }

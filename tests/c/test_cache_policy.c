@@ -116,7 +116,7 @@ static void test_queues_hold_what_joined(void)
 			if (!in[i])
 				break;
 			if (below(2)) {
-				cache_policy_hasten(&p, i);
+				cache_policy_return(&p, i);
 				break;
 			}
 			cache_policy_leave(&p, i);
@@ -133,8 +133,10 @@ static void test_queues_hold_what_joined(void)
 				cache_policy_give_up(&p, i, mix(below(5000)));
 				in[i] = false;
 				count--;
-			} else {
+			} else if (below(2)) {
 				cache_policy_put_off(&p, i);
+			} else {
+				cache_policy_set_aside(&p, i);
 			}
 		}
 		CHECK(cache_policy_pages(&p) == count);

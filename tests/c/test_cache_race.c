@@ -14,14 +14,6 @@
 #include "cache_file.h"
 #include "cache_give.h"
 
-static struct uvmm_cache_statistics stats(struct bed *b)
-{
-	struct uvmm_cache_statistics s;
-
-	uvmm_cache_get_statistics(b->cache, &s);
-	return s;
-}
-
 /* --- slots of threads, side by side in the same pages --------------------------------- */
 
 #define THREADS 4u
@@ -143,7 +135,7 @@ static void test_threads(uint64_t guest_pages)
 		pthread_join(racer[i].thread, NULL);
 	atomic_store(&r.done, true);
 	pthread_join(thief, NULL);
-	CHECK(!uvmm_file_flush(r.file) && !stats(&r.bed).dirty_pages);
+	CHECK(!uvmm_file_flush(r.file) && !bed_stats(&r.bed).dirty_pages);
 	for (i = 0; i < SLOTS; i++) {
 		stamp(want, i, racer[i % THREADS].version[i]);
 		CHECK(!memcmp(r.disk.bytes + i * SLOT, want, SLOT));
@@ -231,13 +223,13 @@ static void test_pins(void)
 	memset(d.bytes, 'p', d.size);
 	h = disk_open(&b, &d, O_RDWR);
 	CHECK(!uvmm_file_pin(h, 3, &page, &bytes) && bytes == PAGE);
-	CHECK(uvmm_cache_shrink(b.cache, 100) == 0 && stats(&b).pages == 1);
+	CHECK(uvmm_cache_shrink(b.cache, 100) == 0 && bed_stats(&b).pages == 1);
 	/* Seen in place, and kept for whoever looks when the file has it no more. */
 	CHECK(uvmm_file_pwrite(h, "q", 1, 3 * PAGE) == 1 && *(const char *)page == 'q');
 	CHECK(!uvmm_file_truncate(h, 0) && ((const char *)page)[1] == 'p');
-	CHECK(stats(&b).pages == 1 && uvmm_file_pin(h, 0, &page, &bytes) == -ENODATA);
+	CHECK(bed_stats(&b).pages == 1 && uvmm_file_pin(h, 0, &page, &bytes) == -ENODATA);
 	page = (char *)b.memory + (page ? 0 : 0);
-	CHECK(uvmm_file_unpin(h, b.memory) == 0 && stats(&b).pages == 0);
+	CHECK(uvmm_file_unpin(h, b.memory) == 0 && bed_stats(&b).pages == 0);
 	CHECK(uvmm_file_unpin(h, page) == -EINVAL && uvmm_file_unpin(h, &b) == -EINVAL);
 	CHECK(!uvmm_file_close(h) && !bed_end(&b));
 	disk_end(&d);
@@ -284,9 +276,9 @@ static void test_write_errors_are_told_once(void)
 	memset(text, 't', sizeof(text));
 	d.fail_write = -EIO;
 	CHECK(uvmm_file_write(h, text, sizeof(text)) == sizeof(text));
-	CHECK(uvmm_file_flush(h) == -EIO && stats(&b).dirty_pages == 10);
+	CHECK(uvmm_file_flush(h) == -EIO && bed_stats(&b).dirty_pages == 10);
 	/* Nothing is lost: once the disk is well, all is there. */
-	CHECK(uvmm_cache_shrink(b.cache, 100) == 0 && stats(&b).pages == 10);
+	CHECK(uvmm_cache_shrink(b.cache, 100) == 0 && bed_stats(&b).pages == 10);
 	CHECK(uvmm_file_flush(h) == -EIO);
 	d.fail_write = 0;
 	CHECK(!uvmm_file_flush(h) && !memcmp(d.bytes, text, sizeof(text)));
@@ -317,8 +309,8 @@ static void test_close_tells(void)
 	CHECK(uvmm_file_write(h, "lost", 4) == 4 && cache_back_write(h->file) == -EIO);
 	CHECK(uvmm_file_close(h) == -EIO);
 	/* Told: it may go, when it is in the way. */
-	CHECK(stats(&b).dirty_pages == 1 && uvmm_cache_shrink(b.cache, 1) == 1);
-	CHECK(stats(&b).lost_pages == 1 && !stats(&b).dirty_pages);
+	CHECK(bed_stats(&b).dirty_pages == 1 && uvmm_cache_shrink(b.cache, 1) == 1);
+	CHECK(bed_stats(&b).lost_pages == 1 && !bed_stats(&b).dirty_pages);
 	/* Not told by a close, it is told by the end of the cache. */
 	h = disk_open(&b, &d, O_RDWR);
 	CHECK(uvmm_file_write(h, "lost", 4) == 4 && !uvmm_file_close(h));
@@ -346,7 +338,7 @@ static void test_full_disk(void)
 		n = uvmm_file_pwrite(h, text, PAGE, at);
 	}
 	/* Writers hear of it before the cache is full of what cannot be written. */
-	CHECK(n == -ENOSPC && at < 200 * PAGE && stats(&b).dirty_pages < 128);
+	CHECK(n == -ENOSPC && at < 200 * PAGE && bed_stats(&b).dirty_pages < 128);
 	CHECK(uvmm_file_flush(h) == -ENOSPC);
 	d.room = 1000 * PAGE;
 	CHECK(!uvmm_file_flush(h) && d.size == (uint64_t)at - PAGE);
@@ -375,8 +367,8 @@ static void test_gives_and_grows(void)
 	for (i = 0; i < 2000; i++)
 		CHECK(uvmm_file_read(h, got, PAGE) == PAGE);
 	/* All but what is left to the program. */
-	CHECK(stats(&b).pages >= 1024 - b.cache->reserve_pages &&
-	      stats(&b).pages < 1032 - b.cache->reserve_pages);
+	CHECK(bed_stats(&b).pages >= 1024 - b.cache->reserve_pages &&
+	      bed_stats(&b).pages < 1032 - b.cache->reserve_pages);
 	/* The program takes half of the memory as one run; then more than there is. */
 	CHECK(physmem_alloc_run(&b.physmem, 512, &page) == -ENOMEM);
 	/* What is read ahead at this moment may be in the way. */
@@ -384,22 +376,22 @@ static void test_gives_and_grows(void)
 		CHECK(cache_on_shortage(b.cache, &half));
 	while (physmem_alloc_run(&b.physmem, 512, &page));
 	CHECK(!cache_on_shortage(b.cache, &most));
-	CHECK(stats(&b).pages >= 400 && stats(&b).pages <= 512);
+	CHECK(bed_stats(&b).pages >= 400 && bed_stats(&b).pages <= 512);
 	/* The daemon: clean pages first, but never below min. */
 	for (i = 0; i < 20; i++)
 		CHECK(uvmm_file_pwrite(h, got, PAGE, i * PAGE) == PAGE);
 	CHECK(cache_on_pressure(b.cache, 1, 200) == 200);
-	CHECK(stats(&b).written_pages == 0 || stats(&b).dirty_pages == 0);
+	CHECK(bed_stats(&b).written_pages == 0 || bed_stats(&b).dirty_pages == 0);
 	CHECK(cache_on_pressure(b.cache, 1, 1000) > 0);
-	CHECK(stats(&b).pages - 100 < 64);      /* what is read ahead at this moment */
+	CHECK(bed_stats(&b).pages - 100 < 64);      /* what is read ahead at this moment */
 	/* Does not grow for a while, though it could; then it does. */
 	for (i = 0; i < 300; i++)
 		CHECK(uvmm_file_pread(h, got, PAGE, i * PAGE) == PAGE);
-	CHECK(stats(&b).pages - 100 < 64);      /* what is read ahead at this moment */
+	CHECK(bed_stats(&b).pages - 100 < 64);      /* what is read ahead at this moment */
 	cache_on_pressure(b.cache, 0, 0);
 	for (i = 0; i < 300; i++)
 		CHECK(uvmm_file_pread(h, got, PAGE, i * PAGE) == PAGE);
-	CHECK(stats(&b).pages > 250);
+	CHECK(bed_stats(&b).pages > 250);
 	CHECK(!physmem_free(&b.physmem, page, 512));
 	CHECK(!uvmm_file_close(h) && !bed_end(&b));
 	disk_end(&d);
@@ -420,9 +412,9 @@ static void test_gives_dirty_pages(void)
 	CHECK(uvmm_file_write(h, text, sizeof(text)) == sizeof(text));
 	given = cache_on_pressure(b.cache, 2, 1000);
 	/* What was not given at once comes soon. */
-	while (stats(&b).pages && cache_now_ns() < until)
+	while (bed_stats(&b).pages && cache_now_ns() < until)
 		usleep(1000);
-	CHECK(given <= 48 && !stats(&b).pages && stats(&b).written_pages >= 48);
+	CHECK(given <= 48 && !bed_stats(&b).pages && bed_stats(&b).written_pages >= 48);
 	CHECK(!uvmm_file_close(h) && !bed_end(&b));
 	disk_end(&d);
 }
@@ -438,9 +430,9 @@ static void test_writes_back_in_time(void)
 	disk_make(&d, PAGE);
 	h = disk_open(&b, &d, O_RDWR);
 	CHECK(uvmm_file_write(h, "soon", 4) == 4 && !uvmm_file_close(h));
-	while (stats(&b).dirty_pages && cache_now_ns() < until)
+	while (bed_stats(&b).dirty_pages && cache_now_ns() < until)
 		usleep(1000);
-	CHECK(!stats(&b).dirty_pages && !memcmp(d.bytes, "soon", 4));
+	CHECK(!bed_stats(&b).dirty_pages && !memcmp(d.bytes, "soon", 4));
 	CHECK(!bed_end(&b));
 	disk_end(&d);
 }

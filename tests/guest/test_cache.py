@@ -139,7 +139,7 @@ def test_all_memory_is_taken_while_threads_read_and_write(
         BLOCK, BLOCKS = 9000, 600
         cache = guest.cache()
         taken = guest.allocate(70 << 20)
-        wrong, rounds, done = [], [], time.monotonic() + 5
+        wrong, rounds, done = [], [], time.monotonic() + 3.5
 
         def use(number):
             own = np.random.default_rng(number)
@@ -191,15 +191,15 @@ def test_all_memory_is_taken_while_threads_read_and_write(
         hear()
     """)
     assert heard(guest) == "ready"
-    until = time.monotonic() + 4.5
+    until = time.monotonic() + 3
     moved = rounds = 0
     while time.monotonic() < until:
         moved += scratch.reclaim("stress", 100).pages
         rounds += 1
     assert heard(guest) == "True 0"
     # The cache's O_DIRECT files do not make reclaim wait (protocol.h, UVMM_DIRECT_MARK).
-    assert rounds > 20
-    assert moved > 10000
+    assert rounds > 10
+    assert moved > 5000
     tell(guest)
     assert guest.wait(10) == 0
 
