@@ -17,7 +17,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Static
 
 from uvmm.errors import UvmmError
-from uvmm.top_jobs import ask, reclaim, restore
+from uvmm.top_jobs import ask, change, reclaim, restore
 from uvmm.top_model import STALL, headline, rows_of
 from uvmm.top_screens import Keys, Map, Question
 from uvmm.top_widgets import Guests, Machine
@@ -44,6 +44,7 @@ class Top(App[None]):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("m", "map", "Map"),
+        Binding("s", "set", "Set"),
         Binding("r", "reclaim", "Reclaim"),
         Binding("t", "restore", "Restore"),
         Binding("greater_than_sign", "sort_next(1)", "Sort", key_display="<>"),
@@ -183,6 +184,13 @@ class Top(App[None]):
                     names=lambda: self._guests.names,
                 )
             )
+
+    def action_set(self) -> None:
+        """Ask what to set, and set it."""
+        self._ask(
+            "Set what {} may hold: min=64M max=1G shares=2000 tax=75% balloon_max=65%, one or "
+            "more", "", change,
+        )
 
     def action_reclaim(self) -> None:
         """Ask how much, and take it."""

@@ -91,6 +91,11 @@ def test_it_is_driven_by_keys(guests: Place) -> None:
         screen.wait_for("Reclaim from small")
         screen.press(*"lots", "enter")
         assert "is no size" in screen.wait_for("is no size")[5]
+        screen.press("s")
+        screen.wait_for("Set what small may hold")
+        screen.press(*"min=8M shares=77", "enter")
+        screen.wait_for("min 8M, max 64M, 77 shares")
+        assert guests.client.get("/v1/guests/small")["shares"] == 77
         screen.press("r", "escape", "?")
         screen.wait_for("quit")
         screen.press("escape", "q")

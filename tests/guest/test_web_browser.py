@@ -146,6 +146,10 @@ def test_it_is_used_by_keys_alone(page: Browser, place: Place) -> None:
     choose(page, "#size")
     page.press(*"lots", "Enter")
     page.wait_for("document.querySelector('#result').innerText.includes('is no size')")
+    page.ask("document.querySelector('#set [name=shares]').focus()")
+    page.press(*"77", "Enter")
+    page.wait_for("document.querySelector('#result').innerText === 'set: done'")
+    assert place.client.get("/v1/guests/small")["shares"] == 77
     page.press("Escape")
     assert page.ask("document.querySelector('#guest').hidden")
     assert focused(page) == "small"

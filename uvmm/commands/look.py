@@ -115,9 +115,11 @@ def report(
 ) -> None:
     """Write the past as pictures and a page: who held how much memory, and who waited."""
     from uvmm.progress import progress
-    from uvmm.report import PAGE, make_report
 
     past = _past(run_dir, source)
+    # Not earlier: matplotlib takes a second.
+    from uvmm.report import PAGE, make_report
+
     with progress("drawing") as bar:
         done = make_report(past, directory, force=force, progress=bar)
     if as_json:
