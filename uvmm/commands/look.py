@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from uvmm.commands.common import JsonOption, RunDirOption, client_of, print_json, run_dir_of
+from uvmm.commands.common import (
+    JsonOption,
+    RunDirOption,
+    client_of,
+    examples,
+    print_json,
+    run_dir_of,
+)
 from uvmm.errors import BadInputError, ConflictError, UvmmError
 from uvmm.rundir import DEFAULT_RUN_DIR
 
@@ -23,7 +30,10 @@ LOOK_WAIT_S = 3.0
 LONGEST_INTERVAL_S = 3600.0
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm top",
+    "uvmm top --sort RESIDENT --interval 0.5",
+))
 def top(
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     interval: Annotated[
@@ -53,7 +63,10 @@ def top(
     ).run()
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm web",
+    "uvmm web --json",
+))
 def web(run_dir: RunDirOption = DEFAULT_RUN_DIR, as_json: JsonOption = False) -> None:
     """Print the address of the web page, with the token that opens it."""
     port = client_of(run_dir).get("/v1/health")["http_port"]
@@ -67,7 +80,10 @@ def web(run_dir: RunDirOption = DEFAULT_RUN_DIR, as_json: JsonOption = False) ->
         print(f"{url}#token={token}")
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm record night.jsonl",
+    "uvmm record - --every 10 --for 60",
+))
 def record(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Or - for standard output.")],
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
@@ -100,7 +116,10 @@ def record(
             _say(f"{kept} samples in {file}")
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm report out",
+    "uvmm report out --from night.jsonl --force",
+))
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR")],
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
