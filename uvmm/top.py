@@ -49,7 +49,7 @@ class Top(App[None]):
         Binding("t", "restore", "Restore"),
         Binding("greater_than_sign", "sort_next(1)", "Sort", key_display="<>"),
         Binding("less_than_sign", "sort_next(-1)", "Sort", show=False),
-        Binding("i", "invert", "Invert"),
+        Binding("i", "invert", "Invert", show=False),
         Binding("space", "pause", "Pause"),
         Binding("question_mark", "keys", "Keys"),
         Binding("q,ctrl+c", "quit", "Quit"),
@@ -58,7 +58,8 @@ class Top(App[None]):
     #head { height: 1; text-style: bold; }
     Machine { height: 4; }
     #note { height: 1; color: $warning; }
-    Guests { height: 1fr; overflow-x: auto; scrollbar-size: 1 1; }
+    Guests { height: 1fr; overflow-x: auto; scrollbar-size: 0 1; }
+    Guests > .datatable--fixed { background: $surface; color: $foreground; }
     """
 
     def __init__(

@@ -17,7 +17,10 @@ from uvmm.cli import app, command
 from uvmm.config import FileConfig, load
 from uvmm.counters import GUEST, MACHINE
 from uvmm.documents import DOCS, documents
+from uvmm.policy_file import load_policy
 from uvmm.settings import Settings
+from uvmm.sim.run import run as simulate
+from uvmm.sim.scenario import load as load_scenario
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,3 +154,19 @@ def test_links_of_documents_lead_somewhere() -> None:
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
             if "://" not in link:
                 assert (document.parent / link).exists(), (document.name, link)
+
+
+def test_the_policy_of_the_howto_is_one(tmp_path: Path) -> None:
+    text = (DOCS / "policy-howto.md").read_text()
+    file = tmp_path / "inuse.py"
+    file.write_text(text.partition("```python\n")[2].partition("```")[0])
+    outcome = simulate(load_scenario("dynamic"), load_policy(file))
+    assert outcome.policy == "in use"
+    told = [one for name in outcome.guests for one in outcome.history.about(name)]
+    assert {one.policy for one in told} == {"in use"}
+
+
+def test_pictures_have_nothing_from_elsewhere() -> None:
+    text = (DOCS / "top.svg").read_text()
+    assert "STALL%" in text
+    assert not re.search(r"(url\(|href=.|src=.)(https?:)?//", text)
