@@ -44,20 +44,15 @@ def test_a_record_outlives_the_daemon(served: Place) -> None:
     assert_refused(served.uvmm("record", str(file)), "exists; add to it with --append")
     done = served.uvmm("record", "-", "--for", "0")
     assert json.loads(done.stdout.splitlines()[0])["number"] == 1
+    done = served.uvmm("report", str(served.path / "now"))
+    assert done.stdout.startswith(f"{served.path / 'now' / 'index.html'}: ")
+    assert (served.path / "now" / "machine.png").stat().st_size > 1000
     # The daemon need not be there for a report of a record.
     assert served.uvmm("down").returncode == 0
     done = served.uvmm("report", str(served.path / "report"), "--from", str(file), "--json")
     told_of: Any = json.loads(done.stdout)
     assert (done.stderr, told_of["samples"]) == ("", len(kept))
     assert [one["name"] for one in told_of["guests"]] == ["first"]
-
-
-def test_a_report_of_what_the_daemon_remembers(served: Place) -> None:
-    wait_for(lambda: served.client.get("/v1/history")["last"], "a sample")
-    done = served.uvmm("report", str(served.path / "report"))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{served.path / 'report' / 'index.html'}: ")
-    assert (served.path / "report" / "machine.png").stat().st_size > 1000
 
 
 def test_what_they_refuse(place: Place) -> None:

@@ -190,10 +190,10 @@ class TestModel:
             assert word in words
 
 
-def drive(answers: Answers, script: Any, **given: Any) -> None:
+def drive(answers: Answers, script: Any, size: tuple[int, int] = (80, 24)) -> None:
     async def go() -> None:
-        app = Top(cast("Client", answers), "/run/x", period_s=0.3, **given)
-        async with app.run_test(size=(80, 24)) as pilot:
+        app = Top(cast("Client", answers), "/run/x", period_s=0.3)
+        async with app.run_test(size=size) as pilot:
             await until(pilot, lambda: app.query_one(Guests).names)
             step: Coroutine[Any, Any, None] = script(app, pilot)
             await step
@@ -323,3 +323,18 @@ class TestKeys:
             await pilot.press("q")
 
         drive(answers, script)
+
+    @pytest.mark.parametrize("size", [(20, 6), (190, 50)])
+    def test_other_sizes(self, size: tuple[int, int]) -> None:
+        answers = Answers(*({"name": f"guest-{at}"} for at in range(20)))
+
+        async def script(app: Top, pilot: Pilot[None]) -> None:
+            shown = app.export_screenshot()
+            assert ("FAULTS/s" in shown) == (size[0] > 100)
+            await pilot.press("end", "enter")
+            await until(pilot, lambda: answers.asked)
+            await pilot.press("escape", "r")
+            await until(pilot, lambda: isinstance(app.screen, Question))
+            await pilot.press("escape", "q")
+
+        drive(answers, script, size)
