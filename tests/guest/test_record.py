@@ -58,6 +58,7 @@ def test_a_record_outlives_the_daemon(served: Place) -> None:
 def test_what_they_refuse(place: Place) -> None:
     assert_refused(place.uvmm("record", str(place.path / "r")), "no daemon serves")
     assert not (place.path / "r").exists()
+    assert_refused(place.uvmm("record", "-", "--for", "nan"), "--for nan", 2)
     bad = place.path / "bad"
     for content, words in (
         (b"", "no sample"), (b"\xff\xfe\n", "utf-8"), (b"[]\n", "sample 1 is none"),
@@ -67,7 +68,6 @@ def test_what_they_refuse(place: Place) -> None:
         assert_refused(
             place.uvmm("report", str(place.path / "out"), "--from", str(bad)), words, 2
         )
-    assert_refused(
-        place.uvmm("report", str(place.path / "out"), "--from", "/no/such"), "No such file"
-    )
+    done = place.uvmm("report", str(place.path / "out"), "--from", "/no/such")
+    assert_refused(done, "/no/such: No such file")
     assert not (place.path / "out").exists()

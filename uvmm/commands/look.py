@@ -28,6 +28,7 @@ app = typer.Typer()
 
 LOOK_WAIT_S = 3.0
 LONGEST_INTERVAL_S = 3600.0
+LONGEST_RECORD_S = 1e9
 
 
 @app.command(epilog=examples(
@@ -101,6 +102,8 @@ def record(
     from uvmm.client import Client
     from uvmm.record import samples, write
 
+    if seconds is not None and not seconds < LONGEST_RECORD_S:
+        raise BadInputError(f"--for {seconds:g}: give less than {LONGEST_RECORD_S:g} seconds")
     client = Client(run_dir_of(run_dir).control_socket)
     until_s = None if seconds is None else time.monotonic() + seconds
     new = samples(client, until_s=until_s, complain=lambda words: _say(f"uvmm: {words}"))
