@@ -9,9 +9,27 @@ from typing import NoReturn
 
 import click
 import typer
+from click.shell_completion import shell_complete
 
-from uvmm.commands import daemon, figures, guests, look, run, simulate
+from uvmm.commands import daemon, figures, guests, look, run, settings, simulate
 from uvmm.errors import UvmmError
+
+PROGRAM = "uvmm"
+COMPLETE_VARIABLE = "_UVMM_COMPLETE"  # set by the shell that wants to complete
+_EPILOG = """\b
+Exit status:
+  0    done
+  1    failed, or refused: no daemon, no such guest, no room ...
+  2    an option or a value that cannot be meant
+  130  interrupted
+  141  whoever reads the output has gone
+'uvmm run' exits as its program does: see its help.
+
+\b
+Start:      uvmm up; uvmm run -- PROGRAM
+Look:       uvmm top, uvmm stats, uvmm explain
+Complete:   eval "$(uvmm completion bash)"
+"""
 
 app = typer.Typer(
     help="Gives programs their memory from a budget, and reclaims it while they run.",
@@ -19,14 +37,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     no_args_is_help=True,
+    epilog=_EPILOG,
 )
 # In the order of `uvmm --help`.
-for group in (daemon, run, figures, look, guests, simulate):
+for group in (daemon, run, figures, look, guests, simulate, settings):
     app.add_typer(group.app)
+
+
+def command() -> click.Command:
+    """Return all commands, as click has them."""
+    return typer.main.get_command(app)
 
 
 def main() -> NoReturn:
     """Run the command line; every error is one line and a status that is not 0."""
+    if instruction := os.environ.get(COMPLETE_VARIABLE):
+        sys.exit(shell_complete(command(), {}, PROGRAM, COMPLETE_VARIABLE, instruction))
     try:
         status = app(standalone_mode=False)
     except UvmmError as error:
@@ -40,7 +66,8 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        _fail(str(error), 1)
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -229,6 +229,8 @@ READING = (
     "`aborted` high in relation to `pages_out`: pages in use are being reclaimed.",
     "`sharing.refused.changed` and stale hints high in relation to `merged_pages`: contents "
     "change too fast to be shared.",
+    "`share_yield_percent` low: the guest has little that others have, and is hardly looked at "
+    "any more.",
     "`splits` near `merged_pages`: what is shared is written soon; sharing costs more than it "
     "saves.",
     "`balloon_needed_pages` that rise: its balloon is too large for it.",

@@ -194,13 +194,15 @@ def rows_in(lines: Iterable[str]) -> Iterator[Any]:
 
 
 def _moment(row: Any) -> Moment:
+    row = _object(row, "it")
     started_at = _number(row["started_at"])
-    machine = row["machine"]
+    machine = _object(row["machine"], "machine")
     at_s = _number(row["at_seconds"])
     if not 0 <= at_s < LATEST_S:
         raise ValueError(f"at_seconds {at_s:g} is no time")
     guests = {}
-    for guest in row["guests"]:
+    for one_guest in row["guests"]:
+        guest = _object(one_guest, "a guest")
         name = guest["name"]
         if not isinstance(name, str) or len(name) > _NAME_CHARACTERS:
             raise TypeError("a guest's name is no word")
@@ -214,6 +216,12 @@ def _moment(row: Any) -> Moment:
         machine=array("d", (_number(machine.get(one, 0)) for one in MACHINE_FIELDS)),
         guests=guests,
     )
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{what} is {type(value).__name__}, not an object")
+    return value
 
 
 def _place(word: Any, words: tuple[str, ...]) -> int:

@@ -17,7 +17,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Static
 
 from uvmm.errors import UvmmError
-from uvmm.top_jobs import ask, reclaim, restore
+from uvmm.top_jobs import ask, change, reclaim, restore
 from uvmm.top_model import STALL, headline, rows_of
 from uvmm.top_screens import Keys, Map, Question
 from uvmm.top_widgets import Guests, Machine
@@ -44,11 +44,12 @@ class Top(App[None]):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("m", "map", "Map"),
+        Binding("s", "set", "Set"),
         Binding("r", "reclaim", "Reclaim"),
         Binding("t", "restore", "Restore"),
         Binding("greater_than_sign", "sort_next(1)", "Sort", key_display="<>"),
         Binding("less_than_sign", "sort_next(-1)", "Sort", show=False),
-        Binding("i", "invert", "Invert"),
+        Binding("i", "invert", "Invert", show=False),
         Binding("space", "pause", "Pause"),
         Binding("question_mark", "keys", "Keys"),
         Binding("q,ctrl+c", "quit", "Quit"),
@@ -57,7 +58,8 @@ class Top(App[None]):
     #head { height: 1; text-style: bold; }
     Machine { height: 4; }
     #note { height: 1; color: $warning; }
-    Guests { height: 1fr; overflow-x: auto; scrollbar-size: 1 1; }
+    Guests { height: 1fr; overflow-x: auto; scrollbar-size: 0 1; }
+    Guests > .datatable--fixed { background: $surface; color: $foreground; }
     """
 
     def __init__(
@@ -183,6 +185,13 @@ class Top(App[None]):
                     names=lambda: self._guests.names,
                 )
             )
+
+    def action_set(self) -> None:
+        """Ask what to set, and set it."""
+        self._ask(
+            "Set what {} may hold: min=64M max=1G shares=2000 tax=75% balloon_max=65%, one or "
+            "more", "", change,
+        )
 
     def action_reclaim(self) -> None:
         """Ask how much, and take it."""

@@ -9,13 +9,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from uvmm.client import guest_path
-from uvmm.views import reclaimed_line, restored_line
+from uvmm.errors import BadInputError
+from uvmm.units import shown
+from uvmm.views import parameter_line, reclaimed_line, restored_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvmm.client import Client
 
+SETTABLE = ("min", "max", "shares", "tax", "balloon_max")
 _T = TypeVar("_T")
 
 
@@ -58,3 +61,34 @@ def reclaim(client: Client, name: str, size: str) -> str:
 def restore(client: Client, name: str, _: str) -> str:
     """Bring a guest's stored pages back; returns what came of it."""
     return restored_line(name, client.post(guest_path(name, "restore")))
+
+
+def change(client: Client, name: str, words: str) -> str:
+    """
+    Set what a guest may hold, such as `min=64M shares=2000`; returns what it is now.
+
+    Raises:
+        BadInputError: If a word is no setting.
+    """
+    return parameter_line(client.patch(guest_path(name), settings_in(words)))
+
+
+def settings_in(words: str) -> dict[str, str]:
+    """
+    Return the settings that *words* mean, such as `min=64M shares=2000`.
+
+    Raises:
+        BadInputError: If one is no setting.
+    """
+    given: dict[str, str] = {}
+    for word in words.replace(",", " ").split():
+        key, equals, value = word.partition("=")
+        key = key.replace("-", "_")
+        if not (equals and value) or key not in SETTABLE:
+            raise BadInputError(
+                f"{shown(word)}: expected such as min=64M, of {', '.join(SETTABLE)}"
+            )
+        if key in given:
+            raise BadInputError(f"{key} is there twice")
+        given[key] = value
+    return given

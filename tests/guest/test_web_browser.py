@@ -91,7 +91,7 @@ def test_it_shows_what_the_daemon_says(page: Browser, place: Place) -> None:
     assert "token" not in page.ask("location.href")
     page.wait_for("document.querySelector('#memory-chart').ariaLabel.includes('own')")
     assert painted(page, "#memory-chart") > 3
-    assert page.ask("document.querySelector('#stall-chart').ariaLabel").count("small") == 1
+    page.wait_for("document.querySelector('#stall-chart').ariaLabel.includes('small')")
     origin = page.ask("location.origin")
     assert all(url.startswith((origin, "about:", "data:")) for url in page.requests)
     # It is live: a guest that comes is shown, one that goes is not any more.
@@ -146,6 +146,10 @@ def test_it_is_used_by_keys_alone(page: Browser, place: Place) -> None:
     choose(page, "#size")
     page.press(*"lots", "Enter")
     page.wait_for("document.querySelector('#result').innerText.includes('is no size')")
+    page.ask("document.querySelector('#set [name=shares]').focus()")
+    page.press(*"77", "Enter")
+    page.wait_for("document.querySelector('#result').innerText === 'set: done'")
+    assert place.client.get("/v1/guests/small")["shares"] == 77
     page.press("Escape")
     assert page.ask("document.querySelector('#guest').hidden")
     assert focused(page) == "small"

@@ -14,6 +14,7 @@ from uvmm.settings import (
     Settings,
     Sizes,
     check_run_dir,
+    http_port,
     idle_cost_permille,
     resolve,
     share_cpu_permille,
@@ -126,3 +127,18 @@ class TestConfigFile:
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(BadInputError, match="No such file"):
             load(tmp_path / "none.toml")
+
+
+class TestHttpPort:
+    @pytest.mark.parametrize(
+        ("given", "port"), [(None, None), ("0", 0), ("8080", 8080), ("65535", 65535)]
+    )
+    def test_ports(self, given: str | None, port: int | None) -> None:
+        assert http_port(Settings(run_dir="/run", http=given)) == port
+
+    @pytest.mark.parametrize(
+        "given", ["-1", "65536", "http", "", "80 ", "\u0663", "9" * 30, "1e3", "0x50"]
+    )
+    def test_what_is_none(self, given: str) -> None:
+        with pytest.raises(BadInputError, match="a port number is expected"):
+            http_port(Settings(run_dir="/run", http=given))

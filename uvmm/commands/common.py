@@ -12,12 +12,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from uvmm.errors import BadInputError
-from uvmm.rundir import RUN_DIR_VARIABLE, RunDir
+from uvmm.rundir import DEFAULT_RUN_DIR, RUN_DIR_VARIABLE, RunDir
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from uvmm.client import Client
+
+COMPLETION_WAIT_S = 1.0
+
+
+def guest_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the guests whose names begin so, for the shell; none if nobody answers."""
+    from uvmm.client import Client
+    from uvmm.errors import UvmmError
+
+    given = context.params.get("run_dir") or os.environ.get(RUN_DIR_VARIABLE)
+    try:
+        run_dir = run_dir_of(given or DEFAULT_RUN_DIR)
+        guests = Client(run_dir.control_socket, wait_s=COMPLETION_WAIT_S).get("/v1/guests")
+    except UvmmError:
+        return []
+    return [guest["name"] for guest in guests if guest["name"].startswith(incomplete)]
+
 
 RunDirOption = Annotated[
     str,
@@ -36,7 +53,19 @@ BalloonMaxOption = typer.Option(
     "--balloon-max", metavar="PERCENT|SIZE",
     help="Of its max, for its balloon; the daemon's, 65%.",
 )
+GuestArgument = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=guest_names)
+]
+AnyGuestArgument = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", autocompletion=guest_names)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: command lines that one could type."""
+    # \b keeps the lines as they are.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def run_dir_of(path: str) -> RunDir:

@@ -12,6 +12,7 @@ from uvmm.commands.common import (
     JsonOption,
     RunDirOption,
     console,
+    examples,
     print_json,
     run_dir_of,
 )
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm up --memory 2G --swap-size 4G",
+    "uvmm up --config /etc/uvmm.toml --http 8080",
+    "uvmm up --run-dir /run/mine --policy policy.py",
+))
 def up(
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     memory: Annotated[
@@ -118,7 +123,10 @@ def up(
         start(settings)
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm down",
+    "uvmm down --run-dir /run/mine",
+))
 def down(run_dir: RunDirOption = DEFAULT_RUN_DIR) -> None:
     """End the daemon and all its guests."""
     from uvmm.spawn import end
@@ -126,7 +134,10 @@ def down(run_dir: RunDirOption = DEFAULT_RUN_DIR) -> None:
     end(run_dir_of(run_dir))
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm doctor",
+    "uvmm doctor --json",
+))
 def doctor(as_json: JsonOption = False) -> None:
     """Tell what this machine offers and lacks; fails if uvmm cannot run."""
     from uvmm.doctor import examine, usable
@@ -145,10 +156,13 @@ def doctor(as_json: JsonOption = False) -> None:
 def _serve_here(settings: Settings) -> None:
     import asyncio
 
+    from uvmm.notify import READY, STOPPING, notify
     from uvmm.serve import serve
 
     def say(line: str) -> bool:
+        notify(READY)
         print(line, flush=True)
         return True
 
     asyncio.run(serve(settings, say))
+    notify(STOPPING)

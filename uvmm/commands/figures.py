@@ -7,13 +7,24 @@ from typing import Annotated
 
 import typer
 
-from uvmm.commands.common import JsonOption, RunDirOption, client_of, console, print_json
+from uvmm.commands.common import (
+    AnyGuestArgument,
+    JsonOption,
+    RunDirOption,
+    client_of,
+    console,
+    examples,
+    print_json,
+)
 from uvmm.rundir import DEFAULT_RUN_DIR
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm ps",
+    "uvmm ps --json",
+))
 def ps(run_dir: RunDirOption = DEFAULT_RUN_DIR, as_json: JsonOption = False) -> None:
     """List the guests."""
     guests = client_of(run_dir).get("/v1/guests")
@@ -25,7 +36,10 @@ def ps(run_dir: RunDirOption = DEFAULT_RUN_DIR, as_json: JsonOption = False) -> 
     console().print(guest_table(guests))
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm stats",
+    "uvmm stats --json",
+))
 def stats(run_dir: RunDirOption = DEFAULT_RUN_DIR, as_json: JsonOption = False) -> None:
     """Show where all memory is, and who waits for it."""
     figures = client_of(run_dir).get("/v1/stats")
@@ -40,9 +54,12 @@ def stats(run_dir: RunDirOption = DEFAULT_RUN_DIR, as_json: JsonOption = False) 
     screen.print(table)
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm explain",
+    "uvmm explain redis-server --last 5",
+))
 def explain(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    name: AnyGuestArgument = None,
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     last: Annotated[
         int, typer.Option(metavar="N", min=1, help="So many decisions; 1.")

@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 
 from uvmm.commands.common import (
+    AnyGuestArgument,
     BalloonMaxOption,
+    GuestArgument,
     JsonOption,
     RunDirOption,
     SharesOption,
     TaxOption,
     client_of,
     console,
+    examples,
     print_json,
 )
 from uvmm.errors import BadInputError
@@ -23,9 +26,12 @@ from uvmm.rundir import DEFAULT_RUN_DIR
 app = typer.Typer()
 
 
-@app.command(name="set")
+@app.command(name="set", epilog=examples(
+    "uvmm set redis-server --min 256M --shares high",
+    "uvmm set job --max 1G --tax 50%",
+))
 def set_(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: GuestArgument,
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     min_size: Annotated[
         str | None, typer.Option("--min", metavar="SIZE", help="Guaranteed memory.")
@@ -60,9 +66,12 @@ def set_(
     print(parameter_line(changed))
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm reclaim redis-server 50%",
+    "uvmm reclaim job 64M --json",
+))
 def reclaim(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: GuestArgument,
     size: Annotated[str, typer.Argument(metavar="SIZE|PERCENT")],
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     tier: Annotated[str, typer.Option(metavar="swap", help="Where its pages go.")] = "swap",
@@ -70,43 +79,60 @@ def reclaim(
 ) -> None:
     """Take memory out of a guest, such as 64M or 50% of what is resident."""
     from uvmm.client import guest_path
+    from uvmm.commands.waiting import of_reclaim
+    from uvmm.progress import watched
     from uvmm.views import reclaimed_line
 
-    done = client_of(run_dir).post(guest_path(name, "reclaim"), {"size": size, "tier": tier})
+    client = client_of(run_dir)
+    with watched(f"reclaiming {name}", of_reclaim(client, name, size)):
+        done = client.post(guest_path(name, "reclaim"), {"size": size, "tier": tier})
     if as_json:
         print_json(done)
     else:
         print(reclaimed_line(name, done, tier))
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm restore redis-server",
+))
 def restore(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: GuestArgument,
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """Bring a guest's stored pages back."""
     from uvmm.client import guest_path
+    from uvmm.commands.waiting import of_restore
+    from uvmm.progress import watched
     from uvmm.views import restored_line
 
-    done = client_of(run_dir).post(guest_path(name, "restore"))
+    client = client_of(run_dir)
+    with watched(f"restoring {name}", of_restore(client, name)):
+        done = client.post(guest_path(name, "restore"))
     if as_json:
         print_json(done)
     else:
         print(restored_line(name, done))
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm balloon redis-server 64M",
+    "uvmm balloon job 25% --json",
+))
 def balloon(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: GuestArgument,
     size: Annotated[str, typer.Argument(metavar="SIZE|PERCENT")],
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask a guest to give memory back, such as 64M or 50% of its max; the policy may differ."""
     from uvmm.client import guest_path
     from uvmm.units import format_size
 
     now = client_of(run_dir).post(guest_path(name, "balloon"), {"size": size})
+    if as_json:
+        print_json(now)
+        return
     heard = "" if now["balloon_able"] else "; its agent does not answer now"
     print(
         f"asked {name} for a balloon of {format_size(now['balloon_target_bytes'])}; "
@@ -114,9 +140,13 @@ def balloon(
     )
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm share",
+    "uvmm share redis-server",
+    "uvmm share --now",
+))
 def share(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    name: AnyGuestArgument = None,
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     now: Annotated[
         bool, typer.Option("--now", help="Look through a guest's memory, or all, at once.")
@@ -126,7 +156,11 @@ def share(
     """Show what guests share, or look for more now."""
     client = client_of(run_dir)
     if now:
-        done = client.post("/v1/share", {"name": name})
+        from uvmm.commands.waiting import of_share
+        from uvmm.progress import watched
+
+        with watched("looking for equal pages", of_share(client, name)):
+            done = client.post("/v1/share", {"name": name})
         if as_json:
             print_json(done)
         else:

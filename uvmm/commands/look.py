@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from uvmm.commands.common import JsonOption, RunDirOption, client_of, print_json, run_dir_of
+from uvmm.commands.common import (
+    JsonOption,
+    RunDirOption,
+    client_of,
+    examples,
+    print_json,
+    run_dir_of,
+)
 from uvmm.errors import BadInputError, ConflictError, UvmmError
 from uvmm.rundir import DEFAULT_RUN_DIR
 
@@ -21,9 +28,13 @@ app = typer.Typer()
 
 LOOK_WAIT_S = 3.0
 LONGEST_INTERVAL_S = 3600.0
+LONGEST_RECORD_S = 1e9
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm top",
+    "uvmm top --sort RESIDENT --interval 0.5",
+))
 def top(
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     interval: Annotated[
@@ -53,7 +64,10 @@ def top(
     ).run()
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm web",
+    "uvmm web --json",
+))
 def web(run_dir: RunDirOption = DEFAULT_RUN_DIR, as_json: JsonOption = False) -> None:
     """Print the address of the web page, with the token that opens it."""
     port = client_of(run_dir).get("/v1/health")["http_port"]
@@ -67,7 +81,10 @@ def web(run_dir: RunDirOption = DEFAULT_RUN_DIR, as_json: JsonOption = False) ->
         print(f"{url}#token={token}")
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm record night.jsonl",
+    "uvmm record - --every 10 --for 60",
+))
 def record(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Or - for standard output.")],
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
@@ -85,6 +102,8 @@ def record(
     from uvmm.client import Client
     from uvmm.record import samples, write
 
+    if seconds is not None and not seconds < LONGEST_RECORD_S:
+        raise BadInputError(f"--for {seconds:g}: give less than {LONGEST_RECORD_S:g} seconds")
     client = Client(run_dir_of(run_dir).control_socket)
     until_s = None if seconds is None else time.monotonic() + seconds
     new = samples(client, until_s=until_s, complain=lambda words: _say(f"uvmm: {words}"))
@@ -100,7 +119,10 @@ def record(
             _say(f"{kept} samples in {file}")
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm report out",
+    "uvmm report out --from night.jsonl --force",
+))
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR")],
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
@@ -115,9 +137,11 @@ def report(
 ) -> None:
     """Write the past as pictures and a page: who held how much memory, and who waited."""
     from uvmm.progress import progress
-    from uvmm.report import PAGE, make_report
 
     past = _past(run_dir, source)
+    # Not earlier: matplotlib takes a second.
+    from uvmm.report import PAGE, make_report
+
     with progress("drawing") as bar:
         done = make_report(past, directory, force=force, progress=bar)
     if as_json:

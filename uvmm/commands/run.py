@@ -12,6 +12,7 @@ from uvmm.commands.common import (
     RunDirOption,
     SharesOption,
     TaxOption,
+    examples,
     run_dir_of,
 )
 from uvmm.program import Heap
@@ -20,8 +21,23 @@ from uvmm.rundir import DEFAULT_RUN_DIR
 app = typer.Typer()
 
 
+_STATUS = """
+
+\b
+Exit status: the program's, also that of a signal that ends it; 127 if there is no
+such program, 126 if it cannot be executed, 125 if it could not attach, 2 for a bad
+option, 1 if it could not be made a guest."""
+
+
 # What follows the program is the program's own.
-@app.command(context_settings={"allow_interspersed_args": False})
+@app.command(
+    context_settings={"allow_interspersed_args": False},
+    epilog=examples(
+        'uvmm run -- redis-server --save ""',
+        "uvmm run --name job --max 1G --shares low -- python3 job.py",
+        "uvmm run --user nobody --heap none -- sleep 100",
+    ) + _STATUS,
+)
 def run(
     program: Annotated[list[str], typer.Argument(metavar="-- PROGRAM ARG...")],
     run_dir: RunDirOption = DEFAULT_RUN_DIR,

@@ -8,7 +8,12 @@ from typing import Annotated
 
 import typer
 
-from uvmm.commands.common import JsonOption, console, print_json
+from uvmm.commands.common import (
+    JsonOption,
+    console,
+    examples,
+    print_json,
+)
 from uvmm.errors import BadInputError
 
 SHOWN_DECISIONS = 10  # by `uvmm sim --explain`; JSON has all
@@ -16,7 +21,11 @@ SHOWN_DECISIONS = 10  # by `uvmm sim --explain`; JSON has all
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog=examples(
+    "uvmm sim figure7",
+    "uvmm sim figure8 --plot figure8.png",
+    "uvmm sim my.toml --policy policy.py --explain idle",
+))
 def sim(
     scenario: Annotated[str, typer.Argument(metavar="SCENARIO", help="A file, or a name.")],
     as_json: JsonOption = False,
@@ -35,13 +44,16 @@ def sim(
     """Simulate guests on a model machine: who holds how much memory, and why."""
     from uvmm.policy.shares import TaxedShares
     from uvmm.policy_file import load_policy
+    from uvmm.progress import progress
     from uvmm.sim.run import run as simulate
     from uvmm.sim.scenario import load
 
     if plot is not None:
         from uvmm.sim.plot import plot as draw
     chosen = TaxedShares() if policy is None else load_policy(policy)
-    outcome = simulate(load(scenario), chosen)
+    loaded = load(scenario)
+    with progress("simulating") as bar:
+        outcome = simulate(loaded, chosen, progress=bar)
     if explain is not None and explain not in outcome.guests:
         raise BadInputError(f"--explain {explain!r}: the scenario has no such guest")
     if plot is not None:

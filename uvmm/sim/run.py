@@ -21,6 +21,8 @@ from uvmm.policy.observation import Observation
 from uvmm.sim.guest import ModelGuest, Room
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from uvmm.policy.contract import Policy
     from uvmm.policy.decision import Decision
     from uvmm.sim.scenario import Scenario
@@ -91,12 +93,23 @@ class Outcome:
     paged_out: int
 
 
-def run(scenario: Scenario, policy: Policy) -> Outcome:
-    """Return what *policy* makes of *scenario*."""
+def run(
+    scenario: Scenario, policy: Policy, *, progress: Callable[[int, int], None] | None = None
+) -> Outcome:
+    """
+    Return what *policy* makes of *scenario*.
+
+    Args:
+        scenario: What happens.
+        policy: Who decides.
+        progress: Told after each step how many of how many are done.
+    """
     host = _Host(scenario, policy)
     steps = max(1, round(scenario.duration_s / scenario.step_s))
     for number in range(steps):
         host.step(number * scenario.step_s)
+        if progress is not None:
+            progress(number + 1, steps)
     return host.outcome
 
 

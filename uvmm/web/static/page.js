@@ -4,7 +4,7 @@
 
 import { drawChart, drawMap, drawSign, mapLayout } from "./draw.js";
 import {
-  COLUMNS, KINDS, LINES, OWN, Past, STALL, cellWords, formatPercent, formatSize, headline,
+  COLUMNS, KINDS, LINES, OWN, Past, STALL, STATES, cellWords, formatPercent, formatSize, headline,
   mapParts, memoryParts, ordered, swapParts,
 } from "./model.js";
 
@@ -234,7 +234,9 @@ function showChart(what, chart) {
   const series = [...(areas || []), ...(lines || [])];
   $(`${what}-chart`).ariaLabel = series.map(({ name, values }) =>
     `${name} ${chart.text(Math.round(values[values.length - 1] || 0))}`).join(", ") || "nothing yet";
-  showLegend(`${what}-lines`, series);
+  const shades = Object.entries(STATES).filter(([name]) => chart.states?.slice(start).includes(name))
+    .map(([name, colour]) => ({ name: `memory ${name}`, colour }));
+  showLegend(`${what}-lines`, [...series, ...shades]);
 }
 
 // --- one guest -----------------------------------------------------------------
