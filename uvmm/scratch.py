@@ -61,6 +61,7 @@ class GuestFigures(TypedDict):
     pages_out: int
     stall_seconds: float
     stall_percent: float
+    zero_dropped: int
     share_zero_pages: int
     balloon_target_bytes: int
     balloon_able: bool
@@ -137,7 +138,7 @@ class Scratch:
     when the block ends are ended with the daemon.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting of its own
         self,
         *,
         purpose: str,

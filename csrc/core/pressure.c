@@ -16,7 +16,7 @@
 #define LOOK_MAX_NS (50 * NS_PER_MS)
 #define DAEMON_LOOK_NS (250 * NS_PER_MS)
 #define DAEMON_LOOK_TIGHT_NS (10 * NS_PER_MS)
-#define GROWTH_AHEAD_NS (250 * NS_PER_MS)
+#define GROWTH_AHEAD_NS (100 * NS_PER_MS)
 #define BLOCK_MAX_NS NS_PER_S
 #define SPLIT_AHEAD 8                   /* one shared page of so many */
 #define SPLIT_UNSEEN 16                 /* the same, at least, until it is noticed */

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from uvmm.scratch import ScratchError
 
-from . import active, balloon, faults, heap, policy, sharing
+from . import active, balloon, faults, heap, paper, policy, sharing
 from .figures import NotMeasured, Row
 from .stage import FULL, QUICK, Stage, say, stage_for, warm_memory
 from .undo import BenchError
@@ -44,6 +44,10 @@ TABLES = {
     "active": Table(
         about="what guests use of their memory: what finding out costs, and how true it is",
         rows=active.ROWS,
+    ),
+    "paper": Table(
+        about="the figures of the paper on memory of ESX Server, on real guests",
+        rows=paper.ROWS,
     ),
     "policy": Table(
         about="decisions for many guests; without a daemon", rows=policy.ROWS, warms=False

@@ -34,7 +34,7 @@ LONGEST_PERIOD_S = 60.0
 SLOW_GAIN = 0.2  # half of a step is seen after three periods
 FAST_GAIN = 0.5  # after one
 RISE = 0.2  # more than this in a period is no chance
-RUNNING_HALF_PERIODS = 0.04  # inside a period: after 1.2 s of 30
+RUNNING_HALF_PERIODS = 0.02  # inside a period: after 0.6 s of 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
