@@ -236,7 +236,8 @@ def _draw(record: Record, changes: list[tuple[float, str]]) -> None:
                       f"C{at}:", label=f"{name}'s target")
         for since_s, tax in changes:
             axes.axvline(since_s, color="grey", lw=0.8)
-            axes.annotate(f"tax {tax}", (since_s, 4), fontsize="small")
+            axes.text(since_s, 0.02, f" tax {tax}", transform=axes.get_xaxis_transform(),
+                      fontsize="small")
         axes.set_ylabel("MiB (shades: states)")
 
     draw("figure7", "Figure 7: equal shares, one idle; a tax on what is idle", memory)
