@@ -435,6 +435,11 @@ class Engine:
                     return machine, int(count[0])
                 self._rows = ffi.new("struct uvmm_guest_stats[]", 2 * int(count[0]))
 
+    def set_aim(self, headroom_pages: int) -> None:
+        """Have guests above their target live on their own pages below that headroom."""
+        with self._call() as engine:
+            lib.uvmm_set_aim(engine, headroom_pages)
+
     def alarm(self, headroom_pages: int) -> None:
         """Have one event SHORT once there is less headroom than that; 0: none."""
         with self._call() as engine:

@@ -23,7 +23,7 @@ from uvmm.model import Standing
 from uvmm.policy.admission import booking, reserve, room
 from uvmm.policy.parameters import parse
 from uvmm.rules import USUAL_RULES
-from uvmm.sense import Senses
+from uvmm.sense import PERIOD_S, SHORT_PERIOD_S, STEP_PART, Senses
 from uvmm.steering import Steering, Subject
 from uvmm.units import bytes_to_pages, format_size, pages_to_bytes, parse_size, shown
 
@@ -111,8 +111,15 @@ class Daemon:
         with self._lock:
             return self._look_locked()
 
-    def step(self) -> None:
-        """Sense, decide, act: a few times a second, and whenever it is urgent."""
+    def step(self) -> float:
+        """
+        Sense, decide, act.
+
+        Returns:
+            In how many seconds to do so again, unless it is urgent: sooner while memory
+            is short, but then not for more than a small part of the time.
+        """
+        began = time.monotonic()
         with self._stepping:
             paged = self._pager.taken()
             machine, sights = self._engine.look()
@@ -124,7 +131,13 @@ class Daemon:
             todo = self._steering.step(machine, sights, subjects, paged)
             self._hands.set_targets(todo.targets)
             self._act(todo)
+            self._engine.set_aim(todo.aim_pages)
             self._engine.alarm(todo.alarm_pages)
+            short = self._steering.taking
+        if not short:
+            return PERIOD_S
+        took_s = time.monotonic() - began
+        return min(PERIOD_S, max(SHORT_PERIOD_S, STEP_PART * took_s))
 
     def close(self) -> None:
         """End what goes on in the background; before the engine is stopped."""

@@ -225,6 +225,7 @@ class Sight(NamedTuple):
     balloon_asked_pages: int
     balloon_given_pages: int
     run_ns: int
+    stall_ns: int
     samples: int
     sampled_pages: int
     sample_touched_pages: int

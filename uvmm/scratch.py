@@ -54,11 +54,14 @@ class GuestFigures(TypedDict):
     unmanaged_bytes: int
     max_bytes: int
     target_bytes: int
+    active_bytes: int
+    active_percent: float
     faults: int
     pages_in: int
     pages_out: int
     stall_seconds: float
     stall_percent: float
+    zero_dropped: int
     share_zero_pages: int
     balloon_target_bytes: int
     balloon_able: bool
@@ -83,6 +86,8 @@ class MachineFigures(TypedDict):
     split_bytes: int
     swap_total_bytes: int
     swap_used_bytes: int
+    free_bytes: int
+    state: str
 
 
 class Figures(TypedDict):
@@ -133,7 +138,7 @@ class Scratch:
     when the block ends are ended with the daemon.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting of its own
         self,
         *,
         purpose: str,
@@ -143,6 +148,7 @@ class Scratch:
         memory_via: str | None = None,
         share_cpu: int | None = None,
         idle_cost: float | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         """
         Describe the daemon; entering the block starts it.
@@ -155,6 +161,7 @@ class Scratch:
             memory_via: `fuse` or `descriptor`; by default what the kernel has.
             share_cpu: Percent of a CPU to look for pages to share with.
             idle_cost: Percent of guests' CPU time to look for idle pages with.
+            options: More options of `uvmm up`.
         """
         self._purpose = purpose
         self._memory_bytes = memory_bytes
@@ -163,6 +170,7 @@ class Scratch:
         self._memory_via = memory_via
         self._share_cpu = share_cpu
         self._idle_cost = idle_cost
+        self._options = tuple(options)
         self._launched: list[subprocess.Popen[str]] = []
         self.run_dir = Path()
         self.swap_file = Path()
@@ -187,6 +195,7 @@ class Scratch:
             argv += ["--share-cpu", str(self._share_cpu)]
         if self._idle_cost is not None:
             argv += ["--idle-cost", str(self._idle_cost)]
+        argv += self._options
         try:
             self._start_daemon(argv)
         except BaseException:
@@ -222,15 +231,18 @@ class Scratch:
         name: str,
         max_bytes: int,
         env: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
     ) -> subprocess.Popen[str]:
         """
-        Start *argv* as a guest; its stdin and stdout are pipes of text.
+        Start *argv* as a guest, with more *options*; its stdin and stdout are pipes of text.
 
         It is in a session of its own: an interrupt at the terminal reaches the
         purpose alone, which then ends the guests in good order.
         """
         process = subprocess.Popen(
-            self.command("run", "--name", name, "--max", str(max_bytes), "--", *argv),
+            self.command(
+                "run", "--name", name, "--max", str(max_bytes), *options, "--", *argv
+            ),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**self.environment(), **(env or {})}, start_new_session=True,
         )
@@ -240,6 +252,16 @@ class Scratch:
     def figures(self) -> Figures:
         """Return the daemon's figures of now."""
         return cast("Figures", self.request("GET", "/v1/stats"))
+
+    def set(self, name: str, **values: str) -> None:
+        """Change what a guest may hold: min, max, shares, tax, balloon_max."""
+        self.request("PATCH", f"/v1/guests/{name}", values)
+
+    def explain(self, name: str | None = None, *, limit: int = 1) -> list[dict[str, Any]]:
+        """Return the newest decisions, oldest first."""
+        about = "" if name is None else f"&name={name}"
+        told = self.request("GET", f"/v1/explain?limit={limit}{about}")
+        return cast("list[dict[str, Any]]", told["decisions"])
 
     def reclaim(self, name: str, percent: int) -> Moved:
         """Take *percent* of a guest's memory out of it; returns when done."""

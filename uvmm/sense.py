@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from uvmm.model import Snapshot
 
 PERIOD_S = 0.25  # between two steps of the control loop
+SHORT_PERIOD_S = 0.05  # the same while memory is short
+STEP_PART = 20  # a step takes at most one part in so many of the time, but for PERIOD_S
 _RATE_NS = 1_000_000_000  # a rate is that of so long, about
 
 

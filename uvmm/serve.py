@@ -322,14 +322,15 @@ def _servers(
 
 async def _tick(daemon: Daemon, urgent: asyncio.Event, stop: asyncio.Event) -> None:
     """
-    Let the daemon think, four times a second, whatever goes wrong once.
+    Let the daemon think, four times a second or more, whatever goes wrong once.
 
     What is urgent does not wait for the next time, and once for all that comes together.
     """
     while not stop.is_set():
         urgent.clear()
+        pause_s = PERIOD_S
         try:
-            await asyncio.to_thread(daemon.step)
+            pause_s = await asyncio.to_thread(daemon.step)
         except NotReadyError:
             return
         except Exception:  # noqa: BLE001 - the daemon's top: it lives on, and tells
@@ -337,7 +338,7 @@ async def _tick(daemon: Daemon, urgent: asyncio.Event, stop: asyncio.Event) -> N
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), SHORTEST_PERIOD_S)
         with suppress(TimeoutError):
-            await asyncio.wait_for(urgent.wait(), PERIOD_S - SHORTEST_PERIOD_S)
+            await asyncio.wait_for(urgent.wait(), pause_s - SHORTEST_PERIOD_S)
 
 
 async def _end_when_empty(

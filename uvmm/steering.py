@@ -44,7 +44,8 @@ class ToDo:
 
     `targets` are those that have changed, by id; `floors` what paging leaves each guest;
     `draw` are the guests that a new sample is to be drawn of; `release` those whose block
-    ends early. Once there is less headroom than `alarm_pages` it is time for a look.
+    ends early. While there is less headroom than `aim_pages` no guest above its target
+    gets more; once there is less than `alarm_pages` it is time for a look.
     """
 
     targets: Mapping[int, int]
@@ -52,6 +53,7 @@ class ToDo:
     orders: tuple[Order, ...]
     draw: tuple[int, ...]
     release: tuple[int, ...]
+    aim_pages: int
     alarm_pages: int
 
 
@@ -74,6 +76,11 @@ class Steering:
     def state(self) -> State:
         """How short memory was at the last look."""
         return self._course.state
+
+    @property
+    def taking(self) -> bool:
+        """Whether memory is being taken from guests."""
+        return self._course.taking
 
     @property
     def policy(self) -> str:
@@ -143,6 +150,7 @@ class Steering:
                 sight.id for sight in sights
                 if sight.blocked_until_ns and sight.id not in blocked
             ),
+            aim_pages=observed.thresholds.aim_pages,
             alarm_pages=_next_boundary(self._course.state, observed.thresholds),
         )
 

@@ -342,6 +342,11 @@ int uvmm_guest_set_min(uvmm_engine *e, uint64_t id, uint64_t min_pages)
 	return 0;
 }
 
+void uvmm_set_aim(uvmm_engine *e, uint64_t headroom_pages)
+{
+	atomic_store(&e->pressure.aim, (int64_t)headroom_pages);
+}
+
 void uvmm_alarm(uvmm_engine *e, uint64_t headroom_pages)
 {
 	atomic_store(&e->pressure.alarm, (int64_t)headroom_pages);

@@ -196,6 +196,20 @@ static bool is_blocked(struct guest *g, uint64_t ppn, const struct uffd_message 
 	return true;
 }
 
+/* True if the thread waits now until its guest may have memory again. */
+static bool comes_last(struct uvmm_engine *e, struct guest *g, const struct uffd_message *m,
+		       uint64_t now_ns)
+{
+	if (!pressure_comes_last(e, g))
+		return false;
+	guest_stall_begin(g, m->tid, m->addr, now_ns);
+	pressure_wait_last(e, g);
+	/* It may be over, and all were woken before this wait was known. */
+	if (!pressure_comes_last(e, g))
+		pressure_wake_waiting(e);
+	return true;
+}
+
 static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 		    const struct uffd_message *m, uint64_t now_ns)
 {
@@ -207,7 +221,7 @@ static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 	switch (s) {
 	case PAGE_STORED:
 	case PAGE_PRESENT:
-		if (is_blocked(g, ppn, m, now_ns))
+		if (is_blocked(g, ppn, m, now_ns) || comes_last(e, g, m, now_ns))
 			break;
 		atomic_fetch_add(&g->loads, s == PAGE_STORED);
 		stream_window(&g->streams, ppn, g->max_pages, &lo, &hi);

@@ -16,8 +16,12 @@
 #define LOOK_MAX_NS (50 * NS_PER_MS)
 #define DAEMON_LOOK_NS (250 * NS_PER_MS)
 #define DAEMON_LOOK_TIGHT_NS (10 * NS_PER_MS)
-#define GROWTH_AHEAD_NS (250 * NS_PER_MS)
+#define GROWTH_AHEAD_NS (100 * NS_PER_MS)
 #define BLOCK_MAX_NS NS_PER_S
+#define YIELD_PART 32                   /* of its target a guest may have above it */
+#define YIELD_MIN 512
+#define YIELD_MAX 4096
+#define FRUITLESS_NS (NS_PER_S / 2)
 #define SPLIT_AHEAD 8                   /* one shared page of so many */
 #define SPLIT_UNSEEN 16                 /* the same, at least, until it is noticed */
 #define SUSPECT_NS (5 * NS_PER_MS)
@@ -113,6 +117,54 @@ void pressure_wait(struct uvmm_engine *e, struct guest *g, bool growth)
 	unlock(&p->lock);
 }
 
+static uint64_t above_target(const struct guest *g)
+{
+	uint64_t held = machine_file_pages(g->memfd) + atomic_load(&g->sharing.split_pages);
+	uint64_t target = atomic_load(&g->target_pages);
+
+	return held > target ? held - target : 0;
+}
+
+static uint64_t yield_slack(const struct guest *g)
+{
+	int64_t part = (int64_t)(atomic_load(&g->target_pages) / YIELD_PART);
+
+	return (uint64_t)clamp(part, YIELD_MIN, YIELD_MAX);
+}
+
+bool pressure_comes_last(struct uvmm_engine *e, const struct guest *g)
+{
+	const struct pressure *p = &e->pressure;
+
+	return atomic_load(&p->headroom) < atomic_load(&p->aim) && above_target(g) > yield_slack(g) &&
+	       (!atomic_load(&p->fruitless_until_ns) ||
+		clock_ns() > atomic_load(&p->fruitless_until_ns));
+}
+
+void pressure_wait_last(struct uvmm_engine *e, struct guest *g)
+{
+	atomic_store(&e->pressure.yields, true);
+	pressure_wait(e, g, false);
+}
+
+struct guest *pressure_next_yielding(struct uvmm_engine *e, size_t *turn, uint64_t *pages)
+{
+	struct guest *g;
+	int round;
+
+	for (round = 0; round < 2; round++) {
+		while ((g = guest_next_entered(&e->registry, turn))) {
+			if (atomic_load(&g->wants_memory) && pressure_comes_last(e, g)) {
+				*pages = above_target(g);
+				return g;
+			}
+			guest_leave(g);
+		}
+		*turn = 0;
+	}
+	return NULL;
+}
+
 void pressure_wake_waiting(struct uvmm_engine *e)
 {
 	struct pressure *p = &e->pressure;
@@ -127,7 +179,8 @@ void pressure_wake_waiting(struct uvmm_engine *e)
 		/* Waiting loads may go on below `low`, waiting growth may not. */
 		bool growth = atomic_load(&g->wants_growth);
 
-		if (atomic_load(&g->wants_memory) && (room || refuse || !growth)) {
+		if (atomic_load(&g->wants_memory) && (room || refuse || !growth) &&
+		    !pressure_comes_last(e, g)) {
 			atomic_store(&g->wants_growth, false);
 			atomic_store(&g->wants_memory, false);
 			guest_wake(g, 0, g->max_pages);
@@ -340,18 +393,21 @@ static void *guard_main(void *arg)
 	return NULL;
 }
 
-int64_t pressure_reclaim_wanted(struct uvmm_engine *e)
+bool pressure_reclaim_wanted(struct uvmm_engine *e, uint64_t *pages)
 {
 	struct pressure *p = &e->pressure;
-	int64_t goal, left;
+	int64_t left;
 
-	for (;;) {
+	for (*pages = 0;;) {
 		left = pressure_refresh(e);
-		goal = atomic_load(&p->start) + p->hysteresis;
 		if (atomic_load(&p->stop))
-			return 0;
-		if (left < atomic_load(&p->start))
-			return goal - left;
+			return false;
+		if (left < atomic_load(&p->start)) {
+			*pages = (uint64_t)(atomic_load(&p->start) + p->hysteresis - left);
+			return true;
+		}
+		if (atomic_exchange(&p->yields, false))
+			return true;
 		lock(&p->lock);
 		while (!p->kicked && !atomic_load(&p->stop))
 			pthread_cond_wait(&p->kick, &p->lock);
@@ -365,6 +421,7 @@ void pressure_reclaim_done(struct uvmm_engine *e, uint64_t taken)
 	struct pressure *p = &e->pressure;
 
 	pressure_refresh(e);
+	atomic_store(&p->fruitless_until_ns, taken ? 0 : clock_ns() + FRUITLESS_NS);
 	if (taken)
 		atomic_store(&p->exhausted, false);
 	else if (!may_grow(atomic_load(&p->headroom), p))
@@ -400,6 +457,7 @@ int pressure_start(struct uvmm_engine *e, uint64_t total_pages)
 		return -ENOMEM;
 	set_marks(p, (int64_t)(total_pages - atomic_load(&p->daemon_pages)));
 	atomic_store(&p->start, p->start_min);
+	atomic_store(&p->aim, p->start_min);
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->kick, NULL);
 	pressure_refresh(e);

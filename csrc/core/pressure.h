@@ -21,6 +21,10 @@
  *   Memory returns in the other direction with hysteresis: disarmed, and the reclaimer
  *   stops, a little above `start`.
  *
+ *   A guest that holds more than its target waits already below `aim`, which is the
+ *   policy's and above all marks, until the reclaimer has taken as much from it, or finds
+ *   nothing to take. Else who touches the most would have the most, whatever the policy says.
+ *
  *   Exhausted: the reclaimer found nothing that it could take while growth was
  *   waiting. Then waiting growth is refused: SIGBUS to that thread alone.
  *
@@ -53,7 +57,10 @@ struct pressure {
 	_Atomic uint64_t daemon_pages;
 	_Atomic bool is_tight;
 	_Atomic bool exhausted;
+	_Atomic uint64_t fruitless_until_ns;    /* the reclaimer found nothing */
+	_Atomic bool yields;            /* a guest waits for pages of its own */
 	_Atomic uint32_t level;         /* enum uvmm_pressure_level */
+	_Atomic int64_t aim;            /* below it nobody grows above its target */
 	_Atomic int64_t alarm;          /* below it there is one event; 0: none */
 	_Atomic uint64_t blocks_end_ns; /* when the last block does; 0: none goes on */
 	_Atomic bool stop;
@@ -89,6 +96,9 @@ int64_t pressure_refresh(struct uvmm_engine *e);
 
 /* A thread of g waits for memory: it is woken when there is some. */
 void pressure_wait(struct uvmm_engine *e, struct guest *g, bool growth);
+/* g holds more than its target, and others come first: it has to wait, and to give. */
+bool pressure_comes_last(struct uvmm_engine *e, const struct guest *g);
+void pressure_wait_last(struct uvmm_engine *e, struct guest *g);
 /* Wakes those who wait, if there is memory now. */
 void pressure_wake_waiting(struct uvmm_engine *e);
 
@@ -104,9 +114,12 @@ static inline bool pressure_blocks(const struct guest *g)
 /* g has just attached: it is armed if memory is tight. */
 int pressure_attached(struct uvmm_engine *e, struct guest *g);
 
-/* For the reclaimer: sleeps until there is something to reclaim; how many pages,
- * 0 when it is time to end. */
-int64_t pressure_reclaim_wanted(struct uvmm_engine *e);
+/* For the reclaimer: sleeps until there is something to reclaim; false when it is time to
+ * end. *pages are those that are short: 0 if only a guest waits for its own. */
+bool pressure_reclaim_wanted(struct uvmm_engine *e, uint64_t *pages);
+/* Entered: one that waits for its own pages, and how many it is to give. NULL: nobody. They
+ * take turns: *turn is the reclaimer's, 0 at first. */
+struct guest *pressure_next_yielding(struct uvmm_engine *e, size_t *turn, uint64_t *pages);
 /* What came of it: with nothing taken while growth waits, memory is exhausted. */
 void pressure_reclaim_done(struct uvmm_engine *e, uint64_t taken);
 

@@ -54,6 +54,7 @@ struct reclaimer {
 	pthread_t thread;
 	bool runs;
 	struct reclaim_buffer *buffer;
+	size_t turn;                    /* of guests that wait for their own pages */
 	_Atomic uint64_t pages;         /* taken in the background */
 };
 

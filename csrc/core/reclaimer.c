@@ -55,20 +55,38 @@ static struct guest *victim(struct uvmm_engine *e, int barren)
 	return best;
 }
 
+/* Entered, to be left: who waits for its own pages first, else, if any are short, who is
+ * furthest above its target. *pages are to be taken from it. */
+static struct guest *next_victim(struct uvmm_engine *e, int barren, uint64_t *pages)
+{
+	uint64_t short_pages = *pages;
+	struct guest *g = pressure_next_yielding(e, &e->reclaimer.turn, pages);
+
+	if (g)          /* it, or the next one, may be waiting still afterwards */
+		atomic_store(&e->pressure.yields, true);
+	else if (short_pages)
+		g = victim(e, barren);
+	if (*pages > ROUND_PAGES)
+		*pages = ROUND_PAGES;
+	return g;
+}
+
 static void *reclaimer_main(void *arg)
 {
 	struct uvmm_engine *e = arg;
 	struct reclaimer *r = &e->reclaimer;
-	int64_t wanted;
+	uint64_t pages;
 	int barren = 0;
 
-	while ((wanted = pressure_reclaim_wanted(e)) > 0) {
+	while (pressure_reclaim_wanted(e, &pages)) {
 		struct uvmm_job_result res = { 0 };
-		struct guest *g = victim(e, barren);
+		bool is_short = pages;
+		struct guest *g = next_victim(e, barren, &pages);
 
+		if (!g && !is_short)
+			continue;
 		if (g) {
-			reclaim_guest(e, g, (uint64_t)wanted < ROUND_PAGES ?
-				      (uint64_t)wanted : ROUND_PAGES, barren >= UNSHARE_FROM,
+			reclaim_guest(e, g, pages, barren >= UNSHARE_FROM,
 				      e->tier[UVMM_TIER_SWAP], r->buffer, &res);
 			guest_leave(g);
 		}

@@ -261,6 +261,9 @@ struct uvmm_event {
 	char text[UVMM_ERR_BYTES];
 };
 
+/* While headroom is below that, a guest above its target has no more memory from others:
+ * what it needs is taken from itself. */
+void uvmm_set_aim(uvmm_engine *e, uint64_t headroom_pages);
 /* Once headroom is below that there is one event SHORT; 0: none. */
 void uvmm_alarm(uvmm_engine *e, uint64_t headroom_pages);
 

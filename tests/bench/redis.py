@@ -59,10 +59,21 @@ class Server:
                 process.terminate()
                 process.wait()
 
+    def is_up(self) -> bool:
+        """Tell whether it answers."""
+        return self._tool("redis-cli", "ping") == "PONG\n"
+
+    def ask(self, requests: int) -> None:
+        """Have it set and get so many keys."""
+        self._tool(
+            "redis-benchmark", "-q", "-P", "4", "-d", "800", "-t", "set,get",
+            "-n", str(requests), "-r", str(_KEYS),
+        )
+
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         until = time.monotonic() + _UP_S
         while process.poll() is None and time.monotonic() < until:
-            if self._tool("redis-cli", "ping") == "PONG\n":
+            if self.is_up():
                 return
             time.sleep(0.02)
         raise BenchError("redis-server does not serve")

@@ -46,6 +46,12 @@ class Scale:
     idle_guests: int
     alike_bytes: int  # of each process that has pages in common with others
     client_steps: int  # of each of 40 clients that work on files
+    paper_bytes: int  # of each guest of the paper's figures
+    paper_period_s: float  # of a guest's execution, in which it is sampled
+    paper_periods: int  # for each step up or down
+    paper_turns: int  # there and back
+    paper_speed_s: float  # for which speed is measured
+    paper_run_s: float  # from start-up to the end of five programs
 
 
 FULL = Scale(
@@ -62,6 +68,12 @@ FULL = Scale(
     idle_guests=100,
     alike_bytes=64 * MIB,
     client_steps=600,
+    paper_bytes=256 * MIB,
+    paper_period_s=4.0,
+    paper_periods=8,
+    paper_turns=3,
+    paper_speed_s=6.0,
+    paper_run_s=150.0,
 )
 
 QUICK = Scale(
@@ -78,6 +90,12 @@ QUICK = Scale(
     idle_guests=20,
     alike_bytes=32 * MIB,
     client_steps=200,
+    paper_bytes=96 * MIB,
+    paper_period_s=2.0,
+    paper_periods=6,
+    paper_turns=1,
+    paper_speed_s=4.0,
+    paper_run_s=75.0,
 )
 
 

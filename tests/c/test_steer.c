@@ -89,12 +89,54 @@ static void test_trim(void)
 	uvmm_engine_stop(e);
 }
 
+/* Who has its target and needs more lives on its own pages, while there is less than the aim;
+ * with nothing to take from it, it goes on. */
+static void test_aim(void)
+{
+	uvmm_engine *e = plane_start(256, 256, 0);
+	struct peer p = plane_guest(e, "a", GUEST_MIB, "");
+	struct uvmm_machine_stats m;
+	struct uvmm_job_result r;
+	uint64_t target = 4096, most = 0, held;
+	size_t guests, i;
+
+	plane_tell(&p, "fill 1024 16384 1");
+	CHECK(!uvmm_guest_reclaim(e, p.id, 16384, UVMM_TIER_SWAP, &r), "reclaim");
+	CHECK(!uvmm_guest_set_target(e, p.id, target), "target");
+	m = plane_machine(e, &guests);
+	uvmm_set_aim(e, m.total_pages);
+	for (i = 0; i < 16; i++) {
+		char line[64];
+
+		snprintf(line, sizeof(line), "check %zu 1024 1", 1024 + i * 1024);
+		/* The pattern is that of one fill, by the page's number. */
+		plane_tell(&p, line);
+		held = plane_stats(e, &p).resident_pages;
+		most = held > most ? held : most;
+	}
+	CHECK(most <= target + 2048, "held %llu", (unsigned long long)most);
+	CHECK(plane_stats(e, &p).stall_ns, "never waited");
+	/* All that it has is pinned: waiting is of no use. */
+	plane_tell(&p, "pin 1024 4000");
+	uvmm_guest_set_target(e, p.id, 0);
+	plane_tell(&p, "pin 5024 4000");
+	plane_tell(&p, "check 9024 8000 1");
+	uvmm_set_aim(e, 0);
+	plane_tell(&p, "unpin 1024 8000");
+	plane_tell(&p, "check 1024 16384 1");
+	plane_end(&p, false);
+	plane_wait_for_no_guests(e);
+	uvmm_engine_stop(e);
+}
+
 static void run_all(void)
 {
 	test_marks();
 	fprintf(stderr, "marks: ok\n");
 	test_trim();
 	fprintf(stderr, "trim: ok\n");
+	test_aim();
+	fprintf(stderr, "aim: ok\n");
 }
 
 int main(int argc, char **argv)

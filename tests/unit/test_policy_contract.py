@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.unit.policy_samples import MIB, a_seen, an_observation
+from uvmm import policy_file
 from uvmm.errors import BadInputError
 from uvmm.policy.contract import TRIALS, Guarded, UnsoundError, accept, check
 from uvmm.policy.course import Course, advance
@@ -143,6 +145,35 @@ class TestFile:
             self.loaded(tmp_path, text)
         assert said in str(refused.value)
         assert str(refused.value).startswith(f"--policy {tmp_path}/mine.py")
+
+    def test_what_takes_too_long_has_failed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(policy_file, "LOAD_S", 0.2)
+        monkeypatch.setattr(policy_file, "DECIDE_S", 0.2)
+        wait = "import time\n"
+        with pytest.raises(BadInputError, match=r"took longer than 0\.2 s"):
+            self.loaded(tmp_path, wait + "time.sleep(1)\n" + SOUND)
+        slow = SOUND.replace("return ", "time.sleep(1); return ", 1)
+        with pytest.raises(BadInputError, match="in a trial with 0 guests: TooLateError"):
+            self.loaded(tmp_path, wait + slow)
+        once = SOUND.replace(
+            "return ", "time.sleep(1) if seen.now_ns == 7 else None; return ", 1
+        )
+        policy = self.loaded(tmp_path, wait + once)
+        late = replace(SEEN, now_ns=7)
+        assert "took longer" in policy.decide(late).policy
+        # It is still at it: nobody waits for the next one.
+        assert "has not decided for more than" in policy.decide(SEEN).policy
+        time.sleep(1.2)
+        assert policy.decide(SEEN).policy == "mins only"
+
+    def test_it_cannot_interrupt_the_daemon(self, tmp_path: Path) -> None:
+        stop = "if seen.now_ns == 7: raise KeyboardInterrupt\n        return "
+        policy = self.loaded(tmp_path, SOUND.replace("return ", stop, 1))
+        assert "KeyboardInterrupt" in policy.decide(replace(SEEN, now_ns=7)).policy
+        with pytest.raises(BadInputError, match="KeyboardInterrupt"):
+            self.loaded(tmp_path, "raise KeyboardInterrupt")
 
     def test_no_file(self, tmp_path: Path) -> None:
         with pytest.raises(BadInputError, match="No such file"):

@@ -117,7 +117,7 @@ class TestWhenToDecide:
         one, two = self.guests
         awake = replace(two, active=0.7)
         assert self.causes(
-            at(0, one, two), at(0.5, one, awake), at(1, one, awake), at(2, one, awake)
+            at(0, one, two), at(0.4, one, awake), at(0.5, one, awake), at(2, one, awake)
         ) == ["the first decision", None, "g2 was 50% active and is 70%", None]
 
     def test_between_decisions_targets_stay(self) -> None:

@@ -18,6 +18,10 @@ So the estimate rises at once and falls slowly. Within a period fewer pages have
 been touched than will be, which can only make the third one too small, and then it
 does not count.
 
+A guest that waits for memory most of the time cannot show how much it would use: it
+touches its pages as slowly as they come. Whoever is starved so counts as all active,
+as if that had been seen at the end of a period.
+
 With 100 pages a single period has a standard deviation of at most 5 points. Until a
 guest's first period is over nothing is known, and all of its memory counts as active.
 """
@@ -34,7 +38,7 @@ LONGEST_PERIOD_S = 60.0
 SLOW_GAIN = 0.2  # half of a step is seen after three periods
 FAST_GAIN = 0.5  # after one
 RISE = 0.2  # more than this in a period is no chance
-RUNNING_HALF_PERIODS = 0.04  # inside a period: after 1.2 s of 30
+RUNNING_HALF_PERIODS = 0.02  # inside a period: after 0.6 s of 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,11 @@ def observe(activity: Activity, *, touched: int, sampled: int, fraction: float) 
         activity, running=activity.running + gain * (seen - activity.running),
         fraction=fraction,
     )
+
+
+def starved(activity: Activity) -> Activity:
+    """Return *activity* of a guest that does little else than to wait for memory."""
+    return replace(activity, fast=1.0, running=1.0)
 
 
 def _ended(activity: Activity, seen: float) -> Activity:

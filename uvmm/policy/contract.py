@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from operator import is_not
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from uvmm.errors import BadInputError
 from uvmm.policy.decision import Decision, Verdict
@@ -20,6 +20,9 @@ from uvmm.policy.observation import GuestSeen, Observation
 from uvmm.policy.parameters import Parameters
 from uvmm.policy.shares import TaxedShares
 from uvmm.units import format_size, pages_to_bytes, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NAME_CHARACTERS = 40
 _MIB_PAGES = 256
@@ -90,9 +93,15 @@ class Guarded:
             return replace(self._own.decide(seen), policy=failed)
 
 
-def accept(candidate: object) -> Policy:
+def accept(
+    candidate: object, *, within: Callable[[Policy], Policy] = lambda policy: policy
+) -> Policy:
     """
     Return *candidate* as a policy, guarded, if it passes a trial.
+
+    Args:
+        candidate: What is to be a policy.
+        within: Puts it into something that bounds what it may take.
 
     Raises:
         BadInputError: If it has no proper name or no `decide`.
@@ -106,14 +115,15 @@ def accept(candidate: object) -> Policy:
     decide = getattr(candidate, "decide", None)
     if not callable(decide):
         raise BadInputError("it has no method decide(seen)")
+    bounded = within(candidate)  # type: ignore[arg-type]  # it is one, as far as can be seen
     for seen in TRIALS:
         try:
-            check(seen, decide(seen))
+            check(seen, bounded.decide(seen))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise both
             raise UnsoundError(
                 f"decide() failed in a trial with {len(seen.guests)} guests: {reason(error)}"
             ) from None
-    return Guarded(candidate)  # type: ignore[arg-type]  # it is one, as far as can be seen
+    return Guarded(bounded)
 
 
 def reason(error: BaseException) -> str:

@@ -9,9 +9,9 @@ decides anew
 - every 15 seconds,
 - at once when a guest comes or goes, or when its parameters change,
 - at once when the state changes,
-- when a guest's activity has changed by ten points, or it has grown beyond what it was
-  thought to need while memory is short, but not twice in a second: a guest that awakes
-  should not wait for 15 seconds to have its due.
+- when a guest's activity has changed by ten points, but not more than twice in a
+  second; when it has grown beyond what it was thought to need, but no more than four
+  times in a second: who awakes, or grows, should not wait for 15 seconds.
 
 Between decisions their targets stay in force. `Course` is all that is remembered; it
 is a value, and whoever keeps it is told nothing that is not in the observations.
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 _SECOND_NS = 1_000_000_000
 BALANCE_NS = 15 * _SECOND_NS
-HURRY_NS = _SECOND_NS  # for what is not urgent, but should not wait for 15 s
+HURRY_NS = _SECOND_NS // 2  # for what is not urgent, but should not wait for 15 s
+GROWTH_NS = _SECOND_NS // 4  # the same for a guest that grows
 MUCH_ACTIVITY = 0.1
 
 
@@ -121,9 +122,9 @@ def _cause(course: Course, seen: Observation, state: State) -> str:
     age_ns = seen.now_ns - last.at_ns
     if age_ns >= BALANCE_NS:
         return f"{BALANCE_NS // _SECOND_NS} s have passed"
-    if age_ns >= HURRY_NS:
-        return _changed_activity(last, seen) or _changed_need(last, seen)
-    return ""
+    if age_ns >= HURRY_NS and (change := _changed_activity(last, seen)):
+        return change
+    return _changed_need(last, seen) if age_ns >= GROWTH_NS else ""
 
 
 def _changed_guests(last: Decision, seen: Observation) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from uvmm.policy.activity import Activity, observe
+from uvmm.policy.activity import Activity, observe, starved
 from uvmm.policy.observation import NOTHING_TRIED, GuestSeen, Observation, Tried
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _NS = 1_000_000_000
 LOOK_NS = _NS * 7 // 10  # what is known of a guest's activity is not made anew before
+STARVED_PART = 0.6  # of the time, of all its threads together
 REDRAW_NS = 3 * _NS
 REDRAW_PAGES = 1024
 _UNKNOWN = Activity()
@@ -36,12 +37,15 @@ class Watched:
     """
     One guest; `samples` is how many have been begun with the running one.
 
-    That was drawn of the `drawn_of_pages` which were touched then.
+    That was drawn of the `drawn_of_pages` which were touched then. It had waited for memory
+    for `stall_ns` in all at `stalled_ns`.
     """
 
     activity: Activity = _UNKNOWN
     samples: int = 0
     looked_ns: int = 0
+    stall_ns: int = 0
+    stalled_ns: int = 0
     began_ns: int = 0
     began_run_ns: int = 0
     drawn_of_pages: int = 0
@@ -93,15 +97,21 @@ def glance(
             touched=min(sight.sample_touched_pages, sight.sampled_pages),
         )
         due = fraction == 1
+    stall_ns, stalled_ns = before.stall_ns, before.stalled_ns
+    if (passed_ns := now_ns - stalled_ns) >= LOOK_NS:
+        if sight.stall_ns - stall_ns >= STARVED_PART * passed_ns:
+            activity = starved(activity)
+        stall_ns, stalled_ns = sight.stall_ns, now_ns
     draw = due and bool(sight.attached)
-    if draw:
-        watched = _begun(activity, sight, touched_pages, now_ns)
-    else:
-        watched = replace(
-            before, activity=activity, looked_ns=now_ns, blocks=sight.blocks,
-            asked_pages=sight.balloon_asked_pages, given_pages=sight.balloon_given_pages,
-        )
-    return Glance(watched=watched, tried=tried, draw=draw)
+    watched = _begun(activity, sight, touched_pages, now_ns) if draw else before
+    return Glance(
+        watched=replace(
+            watched, activity=activity, looked_ns=now_ns, stall_ns=stall_ns,
+            stalled_ns=stalled_ns, asked_pages=sight.balloon_asked_pages,
+            given_pages=sight.balloon_given_pages, blocks=sight.blocks,
+        ),
+        tried=tried, draw=draw,
+    )
 
 
 def guest_seen(
@@ -155,9 +165,9 @@ def frame_part(machine: Machine) -> float:
 def _begun(activity: Activity, sight: Sight, touched_pages: int, now_ns: int) -> Watched:
     return Watched(
         activity=activity, samples=sight.samples + 1, looked_ns=now_ns, began_ns=now_ns,
-        began_run_ns=sight.run_ns, drawn_of_pages=touched_pages,
-        asked_pages=sight.balloon_asked_pages, given_pages=sight.balloon_given_pages,
-        blocks=sight.blocks,
+        began_run_ns=sight.run_ns, drawn_of_pages=touched_pages, stall_ns=sight.stall_ns,
+        stalled_ns=now_ns, asked_pages=sight.balloon_asked_pages,
+        given_pages=sight.balloon_given_pages, blocks=sight.blocks,
     )
 
 
