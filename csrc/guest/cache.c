@@ -8,6 +8,7 @@
 #include "cache_ahead.h"
 #include "cache_back.h"
 #include "cache_file.h"
+#include "cache_plain.h"
 
 #define RESERVE_PART 64u        /* of guest memory, but */
 #define RESERVE_MAX 256u        /* no more than 1 MiB: what is wanted beyond is given */
@@ -15,6 +16,26 @@
 static size_t table_bytes(const struct uvmm_cache *c)
 {
 	return c->memory.physmem->pages * sizeof(c->page[0]);
+}
+
+/* Nothing of it comes from malloc(): the program's may ask for pages, and the cache then
+ * gives some, while a lock of the cache is held. */
+static void init_slabs(struct uvmm_cache *c)
+{
+	cache_slab_init(&c->extents, sizeof(struct cache_extent));
+	cache_slab_init(&c->nodes, sizeof(struct cache_index_node));
+	cache_slab_init(&c->plains, cache_plain_bytes());
+	cache_slab_init(&c->file_slab, sizeof(struct cache_file));
+	cache_slab_init(&c->handle_slab, sizeof(struct uvmm_file));
+}
+
+static void fini_slabs(struct uvmm_cache *c)
+{
+	cache_slab_fini(&c->handle_slab);
+	cache_slab_fini(&c->file_slab);
+	cache_slab_fini(&c->plains);
+	cache_slab_fini(&c->nodes);
+	cache_slab_fini(&c->extents);
 }
 
 static int start_threads(struct uvmm_cache *c)
@@ -50,8 +71,7 @@ int cache_new(const struct cache_memory *m, const struct uvmm_cache_bounds *boun
 		goto out_cache;
 	if (cache_policy_init(&c->policy, m->physmem->pages))
 		goto out_page;
-	cache_slab_init(&c->extents, sizeof(struct cache_extent));
-	cache_slab_init(&c->nodes, sizeof(struct cache_index_node));
+	init_slabs(c);
 	bounces_init(&c->bounces, CACHE_RUN_PAGES * CACHE_PAGE_BYTES);
 	pthread_mutex_init(&c->files_lock, NULL);
 	pthread_mutex_init(&c->policy_lock, NULL);
@@ -63,8 +83,7 @@ int cache_new(const struct cache_memory *m, const struct uvmm_cache_bounds *boun
 	pthread_mutex_destroy(&c->policy_lock);
 	pthread_mutex_destroy(&c->files_lock);
 	bounces_fini(&c->bounces);
-	cache_slab_fini(&c->nodes);
-	cache_slab_fini(&c->extents);
+	fini_slabs(c);
 	cache_policy_fini(&c->policy);
 out_page:
 	munmap(c->page, table_bytes(c));
@@ -106,8 +125,7 @@ int cache_free(struct uvmm_cache *c)
 	pthread_mutex_destroy(&c->policy_lock);
 	pthread_mutex_destroy(&c->files_lock);
 	bounces_fini(&c->bounces);
-	cache_slab_fini(&c->nodes);
-	cache_slab_fini(&c->extents);
+	fini_slabs(c);
 	cache_policy_fini(&c->policy);
 	munmap(c->page, table_bytes(c));
 	free(c);

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -37,7 +36,7 @@ static struct cache_file *find(struct uvmm_cache *c, uint64_t device, uint64_t i
 
 static struct cache_file *add(struct uvmm_cache *c, bool named, uint64_t device, uint64_t inode)
 {
-	struct cache_file *f = calloc(1, sizeof(*f)), **bucket;
+	struct cache_file *f = cache_slab_get(&c->file_slab), **bucket;
 
 	if (!f)
 		return NULL;
@@ -59,16 +58,17 @@ static struct cache_file *add(struct uvmm_cache *c, bool named, uint64_t device,
 
 static void remove_file(struct cache_file *f)
 {
-	struct cache_file **at = bucket_of(f->cache, f);
+	struct uvmm_cache *c = f->cache;
+	struct cache_file **at = bucket_of(c, f);
 
 	while (*at != f)
 		at = &(*at)->next;
 	*at = f->next;
-	f->cache->files--;
+	c->files--;
 	pthread_mutex_destroy(&f->write_lock);
 	pthread_mutex_destroy(&f->lock);
 	pthread_cond_destroy(&f->moved);
-	free(f);
+	cache_slab_put(&c->file_slab, f);
 }
 
 static struct cache_file *after(struct uvmm_cache *c, const struct cache_file *f)
@@ -266,7 +266,7 @@ static int adopt(struct cache_file *f, int fd, bool writable)
 
 	bool enough = f->backend.ops && (f->backend.writable || !writable);
 
-	if (!enough && cache_plain_open(fd, writable, &f->cache->bounces, &b)) {
+	if (!enough && cache_plain_open(fd, writable, &f->cache->plains, &f->cache->bounces, &b)) {
 		close(fd);
 		return -ENOMEM;
 	}
@@ -286,7 +286,7 @@ static int adopt(struct cache_file *f, int fd, bool writable)
 
 static struct uvmm_file *handle_for(struct cache_file *f, int flags)
 {
-	struct uvmm_file *h = calloc(1, sizeof(*h));
+	struct uvmm_file *h = cache_slab_get(&f->cache->handle_slab);
 
 	if (!h)
 		return NULL;
@@ -420,5 +420,5 @@ void cache_file_close(struct uvmm_file *h)
 	pthread_mutex_unlock(&c->files_lock);
 	pthread_mutex_destroy(&h->position_lock);
 	pthread_mutex_destroy(&h->ahead_lock);
-	free(h);
+	cache_slab_put(&c->handle_slab, h);
 }

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -22,6 +21,7 @@ struct plain {
 	struct kept_fd fd;
 	struct kept_fd direct;          /* -1: none */
 	struct bounces *bounces;
+	struct cache_slab *plains;      /* that it is of */
 	_Atomic bool no_direct;         /* it was refused when used */
 	_Atomic bool no_dontcache;
 };
@@ -226,7 +226,7 @@ static void plain_close(void *arg)
 
 	kept_close(&p->direct);
 	kept_close(&p->fd);
-	free(p);
+	cache_slab_put(p->plains, p);
 }
 
 /* --- opening ------------------------------------------------------------------ */
@@ -257,7 +257,12 @@ static int open_direct(int fd, bool writable)
 	return direct;
 }
 
-int cache_plain_open(int fd, bool writable, struct bounces *bounces,
+size_t cache_plain_bytes(void)
+{
+	return sizeof(struct plain);
+}
+
+int cache_plain_open(int fd, bool writable, struct cache_slab *plains, struct bounces *bounces,
 		     struct cache_backend *out)
 {
 	static const struct cache_backend_ops ops = {
@@ -268,13 +273,14 @@ int cache_plain_open(int fd, bool writable, struct bounces *bounces,
 		.identify = plain_identify,
 		.close = plain_close,
 	};
-	struct plain *p = calloc(1, sizeof(*p));
+	struct plain *p = cache_slab_get(plains);
 	int direct;
 
 	if (!p)
 		return -ENOMEM;
 	direct = open_direct(fd, writable);
 	p->bounces = bounces;
+	p->plains = plains;
 	p->direct = direct < 0 ? (struct kept_fd){ .fd = -1 } : kept_take(direct);
 	p->fd = kept_take(fd);
 	*out = (struct cache_backend){ &ops, p, writable };

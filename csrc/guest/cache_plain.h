@@ -21,10 +21,13 @@
 
 #include "bounce.h"
 #include "cache_backend.h"
+#include "cache_slab.h"
 
+/* What a slab of them has. */
+size_t cache_plain_bytes(void);
 /* The regular file behind fd, which is taken over; reading alone unless writable. The
  * bounces are of CACHE_RUN_PAGES pages.  -ENOMEM: fd is the caller's */
-int cache_plain_open(int fd, bool writable, struct bounces *bounces,
+int cache_plain_open(int fd, bool writable, struct cache_slab *plains, struct bounces *bounces,
 		     struct cache_backend *out);
 
 #endif /* CACHE_PLAIN_H */

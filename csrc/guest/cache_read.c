@@ -64,8 +64,8 @@ static void release(struct load *l, unsigned from)
 	pthread_mutex_unlock(&f->lock);
 }
 
-/* Takes pages for what was claimed; those without are released, but the first. How many
- * there are. */
+/* Takes pages for what was claimed; those without are released, but if there are none at
+ * all. How many there are. */
 static unsigned take_pages(struct load *l)
 {
 	struct uvmm_cache *c = l->file->cache;
@@ -73,7 +73,8 @@ static unsigned take_pages(struct load *l)
 
 	while (n < l->pages && !cache_page_take(c, &l->ppn[n]))
 		n++;
-	release(l, n ? n : 1);
+	if (n)
+		release(l, n);
 	return n;
 }
 
@@ -120,7 +121,7 @@ static void free_from(struct load *l, unsigned from)
 }
 
 /* Reads what was claimed into pages. An error that may be another page's than the first
- * is not told: the first is tried alone. NO_PAGE: there is none; the first stays
+ * is not told: the first is tried alone. NO_PAGE: there is none; all stay
  * claimed. */
 static int load(struct load *l, unsigned wanted)
 {
@@ -148,19 +149,35 @@ static int load(struct load *l, unsigned wanted)
 	return 0;
 }
 
-/* The first page, which stays claimed, is read past the cache. */
+/* What was claimed is read past the cache: whole pages to where they are wanted, else the
+ * first one. How many bytes. */
 static ssize_t read_past(struct load *l, char *buffer, size_t bytes, unsigned from)
 {
-	struct cache_run run = { .index = first_index(l), .pages = 1 };
+	struct cache_run run = { .index = first_index(l) };
 	_Alignas(64) char page[CACHE_PAGE_BYTES];
+	size_t whole = from ? 0 : bytes / CACHE_PAGE_BYTES;
+	unsigned i;
 	ssize_t got;
 
-	run.at[0] = page;
+	release(l, !whole ? 1 : whole < l->pages ? (unsigned)whole : l->pages);
+	run.pages = l->pages;
+	for (i = 0; i < run.pages; i++)
+		run.at[i] = buffer + (size_t)i * CACHE_PAGE_BYTES;
+	if (!whole)
+		run.at[0] = page;
 	got = l->backend.ops->read(l->backend.arg, &run, l->size);
+	if (got < 0 && run.pages > 1) {
+		release(l, 1);
+		run.pages = 1;
+		got = l->backend.ops->read(l->backend.arg, &run, l->size);
+	}
 	release(l, 0);
 	if (got < 0)
 		return got;
-	cache_count(&l->file->cache->counters.read, 1);
+	cache_count(&l->file->cache->counters.read, run.pages);
+	if (whole)
+		return (ssize_t)run.pages * CACHE_PAGE_BYTES;
+	bytes = bytes < CACHE_PAGE_BYTES - from ? bytes : CACHE_PAGE_BYTES - from;
 	memcpy(buffer, page + from, bytes);
 	return (ssize_t)bytes;
 }
@@ -227,7 +244,7 @@ static ssize_t copy_loaded(struct uvmm_file *h, uint64_t index, uint64_t worth, 
 	cache_count(&f->cache->counters.misses, 1);
 	rc = load(&l, 1);
 	if (rc == NO_PAGE)
-		return read_past(&l, buffer, part, from);
+		return read_past(&l, buffer, bytes, from);
 	if (rc)
 		return rc;
 	atomic_store_explicit(&h->last, index + 1, memory_order_relaxed);

@@ -182,7 +182,7 @@ struct uvmm_cache {
 	uint64_t min_pages, max_pages;
 	uint64_t reserve_pages;         /* free ones that are left to the program */
 	struct cache_page *page;        /* [physmem->pages], by number */
-	struct cache_slab extents, nodes;
+	struct cache_slab extents, nodes, plains, file_slab, handle_slab;
 	struct bounces bounces;
 
 	_Atomic uint64_t held_pages;    /* taken from physmem */

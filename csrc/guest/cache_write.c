@@ -144,26 +144,38 @@ static int fill(const struct part *p, char *at)
 	return got < 0 ? (int)got : 0;
 }
 
-/* The first page, which is busy, is written past the cache. */
+/* Of a page that is written in part the run has a copy in `page`, else what the caller has. */
+static int make_run(const struct part *p, struct cache_run *run, char page[CACHE_PAGE_BYTES])
+{
+	unsigned i;
+	int rc;
+
+	run->index = first_index(p);
+	run->pages = p->pages;
+	/* It is not written to. */
+	for (i = 0; i < p->pages; i++)
+		run->at[i] = (void *)(uintptr_t)(p->buffer + (size_t)i * CACHE_PAGE_BYTES);
+	if (p->bytes >= CACHE_PAGE_BYTES)
+		return 0;
+	rc = fill(p, page);
+	memcpy(page + p->from, p->buffer, p->bytes);
+	run->at[0] = page;
+	return rc;
+}
+
+/* The pages, which are busy, are written past the cache. */
 static ssize_t write_past(struct part *p)
 {
-	struct cache_run run = { .index = first_index(p), .pages = 1 };
 	_Alignas(64) char page[CACHE_PAGE_BYTES];
 	struct cache_file *f = p->file;
-	uint64_t size;
-	int rc = 0;
+	struct cache_run run;
+	int rc = make_run(p, &run, page);
 
-	release(p, 1);
-	set_pages(p, 1);
-	if (p->bytes < CACHE_PAGE_BYTES)
-		rc = fill(p, page);
-	memcpy(page + p->from, p->buffer, p->bytes);
-	run.at[0] = page;
-	size = p->end > p->size ? p->end : p->size;
 	if (!rc)
-		rc = p->backend.ops->write(p->backend.arg, &run, size);
+		rc = p->backend.ops->write(p->backend.arg, &run,
+					   p->end > p->size ? p->end : p->size);
 	if (!rc) {
-		cache_count(&f->cache->counters.written, 1);
+		cache_count(&f->cache->counters.written, p->pages);
 		cache_file_left(f, &p->backend);
 		pthread_mutex_lock(&f->lock);
 		if (p->end > f->size)

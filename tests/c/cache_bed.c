@@ -14,12 +14,15 @@ void bed_make(struct bed *b, uint64_t pages, uint64_t min_pages, uint64_t max_pa
 {
 	struct uvmm_cache_bounds bounds = { min_pages, max_pages ? max_pages : pages };
 	struct cache_memory m = { .physmem = &b->physmem };
+	uint64_t page;
 
 	CHECK(!physmem_init(&b->physmem, pages));
 	b->memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	CHECK(b->memory != MAP_FAILED);
 	memset(b->memory, 0xa5, pages * PAGE);
+	if (pages == 1)
+		CHECK(!physmem_alloc_run(&b->physmem, 1, &page) && page == 0);
 	m.base = b->memory;
 	CHECK(!cache_new(&m, &bounds, &b->cache));
 }
@@ -28,6 +31,8 @@ int bed_end(struct bed *b)
 {
 	int rc = cache_free(b->cache);
 
+	if (b->physmem.pages == 1)
+		CHECK(!physmem_free(&b->physmem, 0, 1));
 	CHECK(physmem_free_pages(&b->physmem) == b->physmem.pages);
 	munmap(b->memory, b->physmem.pages * PAGE);
 	physmem_fini(&b->physmem);

@@ -26,7 +26,8 @@ struct bed {
 	struct uvmm_cache *cache;
 };
 
-/* Guest memory of so many pages, full of rubbish; with that cache. */
+/* Guest memory of so many pages, full of rubbish; with that cache. One page is none: the
+ * program has it. */
 void bed_make(struct bed *b, uint64_t pages, uint64_t min_pages, uint64_t max_pages);
 /* The result of freeing the cache, which must have given all pages back. */
 int bed_end(struct bed *b);

@@ -237,14 +237,15 @@ static void test_pins(void)
 
 /* --- disks that fail --------------------------------------------------------------------------- */
 
-static void test_read_errors(void)
+/* With so many pages for the cache. */
+static void test_read_errors(uint64_t pages)
 {
 	static char got[20 * PAGE];
 	struct bed b;
 	struct disk d;
 	struct uvmm_file *h;
 
-	bed_make(&b, 64, 0, 0);
+	bed_make(&b, pages, 0, 0);
 	disk_make(&d, 20 * PAGE);
 	d.size = d.room;
 	d.fail_read = -EIO;
@@ -256,7 +257,7 @@ static void test_read_errors(void)
 	/* A part of a page needs the rest; a whole one does not. */
 	CHECK(uvmm_file_pwrite(h, got, 10, 8 * PAGE) == -EIO);
 	CHECK(uvmm_file_pwrite(h, got, PAGE, 8 * PAGE) == PAGE);
-	CHECK(uvmm_file_pread(h, got, 1, 8 * PAGE) == 1);
+	CHECK(uvmm_file_pread(h, got, 1, 8 * PAGE) == (pages > 1 ? 1 : -EIO));
 	d.fail_read = 0;
 	CHECK(uvmm_file_pread(h, got, sizeof(got), 0) == sizeof(got));
 	CHECK(!uvmm_file_close(h) && !bed_end(&b));
@@ -440,7 +441,8 @@ static void test_writes_back_in_time(void)
 int main(void)
 {
 	test_pins();
-	test_read_errors();
+	test_read_errors(64);
+	test_read_errors(1);
 	test_write_errors_are_told_once();
 	test_close_tells();
 	test_full_disk();
