@@ -53,6 +53,7 @@ int order_call(struct uvmm_engine *e, struct guest *g)
 	lock(&o->lock);
 	if (o->state == ORDER_NONE) {
 		o->state = ORDER_CALLED;
+		o->left = false;
 		o->seq++;
 		if (session_send_agent(e, g, UVMM_MSG_ATTEND, o->seq, NULL, 0, -1))
 			o->state = ORDER_NONE;
@@ -76,7 +77,8 @@ void order_cancel(struct guest *g)
 
 static bool is_attended_locked(const struct order *o)
 {
-	return o->state == ORDER_ATTENDED && clock_ns() < o->attended_ns + ATTENDED_NS;
+	return o->state == ORDER_ATTENDED && !o->left &&
+	       clock_ns() < o->attended_ns + ATTENDED_NS;
 }
 
 bool order_is_attended(struct guest *g)
@@ -108,8 +110,6 @@ int order_send(struct uvmm_engine *e, struct guest *g)
 	int rc = -EAGAIN;
 
 	lock(&o->lock);
-	/* Later the agent may be at something that touches guest memory, and what it waits for
-	 * would be its own answer. */
 	if (is_attended_locked(o) && !send_remap(e, g)) {
 		o->state = ORDER_SENT;
 		wait_locked(g, ORDER_NONE, ANSWER_WAIT_NS);
@@ -146,6 +146,22 @@ bool order_attends(struct guest *g, uint32_t seq)
 		o->state = ORDER_ATTENDED;
 		o->attended_ns = clock_ns();
 		pthread_cond_broadcast(&o->changed);
+	}
+	unlock(&o->lock);
+	return asked;
+}
+
+bool order_leaves(struct uvmm_engine *e, struct guest *g, uint32_t seq)
+{
+	struct order *o = &g->order;
+	bool asked;
+
+	lock(&o->lock);
+	asked = seq <= o->seq;
+	if (asked && !(o->state == ORDER_SENT && seq == o->seq)) {
+		/* The order is still whose it is: it is only not sent any more. */
+		o->left = o->left || seq == o->seq;
+		session_send_agent(e, g, UVMM_MSG_LEFT, seq, NULL, 0, -1);
 	}
 	unlock(&o->lock);
 	return asked;

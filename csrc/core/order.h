@@ -6,6 +6,10 @@
  *   NONE -----------> CALLED --------> ATTENDED -----------> SENT ---------> ANSWERED -> NONE
  *        order_call          ATTENDS            order_send        REMAPPED
  *
+ *   An agent that has attended for long says LEAVE, and does nothing that may touch guest
+ *   memory until it hears LEFT or the REMAP that was under way: it would wait for a page
+ *   which waits for its answer.
+ *
  *   An agent that does not answer ATTEND in time (its process is stopped, or it runs a
  *   callback of the program) costs nothing: back to NONE. Once REMAP is sent the pages
  *   of its runs are the order's (PAGE_REMAPPING) until the agent answers or the
@@ -38,6 +42,7 @@ struct order {
 	enum order_state state;
 	uint32_t seq;
 	uint64_t attended_ns;
+	bool left;                      /* ATTENDED, and no more */
 	struct uvmm_remap remap;        /* immutable while SENT */
 };
 
@@ -58,6 +63,7 @@ int order_send(struct uvmm_engine *e, struct guest *g);
 
 /* What the agent says; false if nobody asked for it. */
 bool order_attends(struct guest *g, uint32_t seq);
+bool order_leaves(struct uvmm_engine *e, struct guest *g, uint32_t seq);
 bool order_remapped(struct uvmm_engine *e, struct guest *g, uint32_t seq,
 		    const struct uvmm_remapped *answer);
 /* The agent has connected again: it is sent what it has not answered. */

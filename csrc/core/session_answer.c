@@ -19,6 +19,15 @@ bool session_answer(struct uvmm_engine *e, struct conn *c, const struct packet *
 		return p->body_bytes == sizeof(struct uvmm_released);
 	case UVMM_MSG_ATTENDS:
 		return !p->body_bytes && order_attends(c->guest, p->head.seq);
+	case UVMM_MSG_LEAVE:
+		if (p->body_bytes)
+			return false;
+		if (guest_enter(c->guest)) {
+			keep = c->guest->id == c->guest_id &&
+			       order_leaves(e, c->guest, p->head.seq);
+			guest_leave(c->guest);
+		}
+		return keep;
 	case UVMM_MSG_REMAPPED:
 		if (p->body_bytes != sizeof(done))
 			return false;

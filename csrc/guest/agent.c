@@ -15,6 +15,7 @@
 /* The callbacks are the program's, maybe a Python's; what is not used of it costs
  * addresses only. */
 #define STACK_BYTES (1u << 20)
+#define LEAVE_AGAIN_MS 1000
 
 struct message {
 	struct uvmm_msg_head head;
@@ -116,6 +117,7 @@ static bool is_sound(const struct message *m)
 		return m->bytes == sizeof(m->pressure) && !m->with_file &&
 		       m->pressure.level <= UVMM_PRESSURE_FULL;
 	case UVMM_MSG_ATTEND:
+	case UVMM_MSG_LEFT:
 		return !m->bytes && !m->with_file;
 	case UVMM_MSG_REMAP:
 		return remap_is_sound(&m->remap, m->bytes, m->with_file);
@@ -212,28 +214,49 @@ static bool serve_late(struct agent *a, const struct late *late)
 	       (!late->balloon.bytes || serve_balloon(a, &late->balloon));
 }
 
-/* False as serve_one. */
-static bool attend(struct agent *a, uint32_t seq)
+/* One message while it attends. False as serve_one. */
+static bool serve_attending(struct agent *a, const struct message *m, struct late *late)
 {
-	int64_t until_ms = now_ms() + UVMM_ATTEND_MS;
+	switch (m->head.type) {
+	case UVMM_MSG_REMAP:
+		a->attended = 0;
+		return serve_remap(a, m);
+	case UVMM_MSG_ATTEND:
+		a->attended = m->head.seq;
+		return answer(a, m->head.seq, UVMM_MSG_ATTENDS, NULL, 0);
+	case UVMM_MSG_LEFT:
+		/* Of a former one, too. */
+		if (m->head.seq == a->attended)
+			a->attended = 0;
+		return true;
+	case UVMM_MSG_ZAP:
+		return serve_zap(a, m);
+	default:
+		return put_off(a, late, m);
+	}
+}
+
+/* Until the REMAP, or the daemon knows that it is not waited for any more. False as
+ * serve_one. */
+static bool attend(struct agent *a, int64_t until_ms)
+{
 	struct late late = { .pressure = { .bytes = 0 }, .balloon = { .bytes = 0 } };
 	struct message m;
-	bool more = answer(a, seq, UVMM_MSG_ATTENDS, NULL, 0), done = false;
+	bool more = true;
 
-	while (more && !done && comes_until(a, until_ms)) {
-		if (!hear(a, &m))
-			return false;
-		done = m.head.type == UVMM_MSG_REMAP;
-		if (done) {
-			more = serve_remap(a, &m);
-		} else if (m.head.type == UVMM_MSG_ATTEND) {
-			until_ms = now_ms() + UVMM_ATTEND_MS;
-			more = answer(a, m.head.seq, UVMM_MSG_ATTENDS, NULL, 0);
-		} else if (m.head.type == UVMM_MSG_ZAP) {
-			more = serve_zap(a, &m);
-		} else {
-			more = put_off(a, &late, &m);
+	while (more && a->attended) {
+		if (comes_until(a, until_ms)) {
+			if (!hear(a, &m))
+				return false;
+			more = serve_attending(a, &m, &late);
+			if (m.head.type == UVMM_MSG_ATTEND)
+				until_ms = now_ms() + UVMM_ATTEND_MS;
+			continue;
 		}
+		if (!kept_is_ours(&a->link))
+			return true;
+		more = answer(a, a->attended, UVMM_MSG_LEAVE, NULL, 0);
+		until_ms = now_ms() + LEAVE_AGAIN_MS;
 	}
 	return more && serve_late(a, &late);
 }
@@ -243,13 +266,20 @@ static bool serve_one(struct agent *a)
 {
 	struct message m;
 
+	/* On a new connection. */
+	if (a->attended)
+		return attend(a, now_ms());
 	if (!await_message(a))
 		return true;
 	if (!hear(a, &m))
 		return false;
 	switch (m.head.type) {
 	case UVMM_MSG_ATTEND:
-		return attend(a, m.head.seq);
+		a->attended = m.head.seq;
+		return answer(a, m.head.seq, UVMM_MSG_ATTENDS, NULL, 0) &&
+		       attend(a, now_ms() + UVMM_ATTEND_MS);
+	case UVMM_MSG_LEFT:
+		return true;
 	case UVMM_MSG_REMAP:
 		return serve_remap(a, &m);
 	case UVMM_MSG_ZAP:

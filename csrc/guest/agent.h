@@ -6,6 +6,9 @@
  *
  *   After ATTEND, until the REMAP or for UVMM_ATTEND_MS, it does nothing but wait for
  *   that, and zap: threads of the program may stand still meanwhile, and callbacks with them.
+ *   When the time is over it says LEAVE, and goes on so until the daemon has heard that, also
+ *   on a new connection: what callbacks and the heap do may touch guest memory, and must not
+ *   wait for a page that waits for this thread.
  *   Of the pressure that it hears of then, the last is what callbacks are told
  *   after it; all of it is answered. Of BALLOON the last is served after it.
  *
@@ -60,6 +63,7 @@ struct agent {
 	void *arg;
 	struct kept_fd link;            /* the thread's own after start */
 	int64_t tick_due_ms;            /* likewise; of CLOCK_MONOTONIC */
+	uint32_t attended;              /* likewise: the number of the ATTEND, or 0 */
 	uint32_t remap_seq;             /* likewise: of the last REMAP; 0: none yet */
 	struct uvmm_remapped remapped;  /* likewise: what came of it */
 

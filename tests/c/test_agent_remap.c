@@ -53,6 +53,19 @@ static void expect_attends(uint32_t seq)
 	CHECK(head.type == UVMM_MSG_ATTENDS && head.seq == seq && !head.status);
 }
 
+static void expect_leaves(uint32_t seq)
+{
+	struct uvmm_msg_head head;
+
+	CHECK(recv(d->fd, &head, sizeof(head), 0) == sizeof(head));
+	CHECK(head.type == UVMM_MSG_LEAVE && head.seq == seq && !head.status);
+}
+
+static void let_leave(uint32_t seq)
+{
+	send_message(UVMM_MSG_LEFT, seq, NULL, 0, -1);
+}
+
 static struct uvmm_remapped remapped(uint32_t seq)
 {
 	struct {
@@ -118,11 +131,36 @@ static void test_attention_puts_pressure_off(void)
 	send_remap(&home, 4, -1);
 	CHECK(remapped(4).done[0] == DONE_MASK);
 	CHECK(released(3) == 10 + TRIMMED && !strcmp(order, "a"));
-	/* Or until the time is over. */
+	/* Or until the time is over, and the daemon knows that. */
 	attend(5);
 	expect_attends(5);
 	press(d->fd, UVMM_PRESSURE_SOME, 6);
+	expect_leaves(5);
+	before = d->ticks;
+	let_leave(4);
+	usleep(4 * TICK_MS * 1000);
+	CHECK(d->ticks == before && !strcmp(order, "a"));
+	let_leave(5);
 	CHECK(released(6) == 10 + TRIMMED && !strcmp(order, "aa"));
+	/* What was sent before the daemon knew is served first. */
+	attend(7);
+	expect_attends(7);
+	press(d->fd, UVMM_PRESSURE_SOME, 8);
+	expect_leaves(7);
+	usleep(4 * TICK_MS * 1000);
+	CHECK(!strcmp(order, "aa"));
+	send_remap(&home, 7, -1);
+	CHECK(remapped(7).done[0] == DONE_MASK);
+	CHECK(released(8) == 10 + TRIMMED && !strcmp(order, "aaa"));
+	/* Or the next call comes first; the answer to the former is nothing then. */
+	attend(9);
+	expect_attends(9);
+	expect_leaves(9);
+	attend(10);
+	expect_attends(10);
+	let_leave(9);
+	send_remap(&home, 10, -1);
+	CHECK(remapped(10).done[0] == DONE_MASK);
 	before = d->ticks;
 	while (d->ticks < before + 2)
 		usleep(TICK_MS * 1000);

@@ -75,6 +75,10 @@ enum uvmm_msg_type {
 	UVMM_MSG_DEFLATE = 25,  /* -> daemon: struct uvmm_ranges; to be used again */
 	UVMM_MSG_COUNT = 26,    /* -> guest: struct uvmm_count; answers these, and GIVE */
 	UVMM_MSG_GIVE = 27,     /* -> daemon: struct uvmm_ranges; as INFLATE, but used on */
+	UVMM_MSG_LEAVE = 28,    /* agent -> daemon: no body; attends no more, by the number of
+				 * the ATTEND */
+	UVMM_MSG_LEFT = 29,     /* -> agent: no body; its answer, unless a REMAP was sent: that
+				 * is on its way, and to be served first */
 };
 
 enum uvmm_role {
