@@ -75,6 +75,21 @@ static void expect(struct peer *p, const char *line, const char *want)
 	      answer ? answer : "died", want);
 }
 
+/* What is free is less for the moment in which the agent gives it back. */
+static void expect_soon(struct peer *p, const char *line, const char *want)
+{
+	int i;
+
+	for (i = 0; i < WAIT_MS; i++) {
+		const char *answer = plane_ask(p, line);
+
+		if (!answer || !strcmp(answer, want))
+			break;
+		usleep(1000);
+	}
+	expect(p, line, want);
+}
+
 static struct peer guest(uvmm_engine *e, const char *name)
 {
 	struct peer p = plane_guest(e, name, GUEST_MIB, "g");
@@ -213,10 +228,10 @@ static void test_callbacks(void)
 
 	plane_tell(&p, "spare 4000");
 	make(e, &p, 3000);
-	expect(&p, "room", "ok 13384 3000 0");
+	expect_soon(&p, "room", "ok 13384 3000 0");
 	CHECK(wait_asked(e, &p, 3000).balloon_given_pages == 3000, "given");
 	make(e, &p, 12000);
-	expect(&p, "room", "ok 4384 12000 0");
+	expect_soon(&p, "room", "ok 4384 12000 0");
 	make(e, &p, ALL);
 	s = wait_asked(e, &p, ALL);
 	/* The rest of it may have gone back by itself, and more than it is on large pages. */
