@@ -304,7 +304,8 @@ static void serve_one(struct fault_thread *t, struct guest *g, const struct uffd
 		let_through(g, ppn, m, since_ns);
 	if (!guest_stall_goes_on(g, m->tid))
 		atomic_fetch_add(&g->stall_ns, clock_ns() - since_ns);
-	if (m->fault == UFFD_FAULT_MISSING && !pressure_blocks(g))
+	if (m->fault == UFFD_FAULT_MISSING && !pressure_blocks(g) &&
+	    !pressure_comes_last(t->engine, g))
 		run_ahead(t, g, ppn);
 }
 
