@@ -178,7 +178,8 @@ static void settle(struct cache_file *f)
 	if (f->handles || atomic_load(&f->refs))
 		return;
 	pthread_mutex_lock(&f->lock);
-	empty = settle_locked(f, &unused);
+	/* Who writes back may have taken it meanwhile, as long as it had dirty pages. */
+	empty = settle_locked(f, &unused) && !atomic_load(&f->refs);
 	pthread_mutex_unlock(&f->lock);
 	if (unused.ops)
 		close_backend(&f->former);
