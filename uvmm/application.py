@@ -14,6 +14,8 @@ from uvmm.policy.parameters import Wanted, parse
 from uvmm.units import format_size, pages_to_bytes, parse_size, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from uvmm.host import Peer, Process
     from uvmm.model import Machine
     from uvmm.policy.parameters import Defaults, Parameters
@@ -115,10 +117,13 @@ def parameters(asked: Wanted, machine: Machine, defaults: Defaults) -> Parameter
     )
 
 
-def numbered(name: str, number: int) -> str:
-    """Return *name* with a number, cut so that it may be a name."""
-    suffix = f"-{number}"
-    return name[: NAME_BYTES - len(suffix)] + suffix
+def free_name(wanted: str, taken: Collection[str]) -> str:
+    """Return *wanted*, or with the first number that makes it free, cut to be a name."""
+    name, number = wanted, 2
+    while name in taken:
+        suffix = f"-{number}"
+        name, number = wanted[: NAME_BYTES - len(suffix)] + suffix, number + 1
+    return name
 
 
 def _share_group(asked: Application, uid: int) -> str:

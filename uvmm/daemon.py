@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from uvmm.act import Hands, Pager, Paging
-from uvmm.application import applicant, numbered, parameters
+from uvmm.application import applicant, free_name, parameters
 from uvmm.core import EventKind, GuestConfig
 from uvmm.errors import BadInputError, ConflictError, NotReadyError, UnknownGuestError
 from uvmm.host import process
-from uvmm.member import Member, room_beside, standing_of
-from uvmm.policy.admission import booking, reserve
+from uvmm.model import Standing
+from uvmm.policy.admission import booking, reserve, room
 from uvmm.policy.parameters import parse
 from uvmm.rules import USUAL_RULES
 from uvmm.sense import PERIOD_S, SHORT_PERIOD_S, STEP_PART, Senses
@@ -28,7 +28,7 @@ from uvmm.steering import Steering, Subject
 from uvmm.units import bytes_to_pages, format_size, pages_to_bytes, parse_size, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from uvmm.application import Application
     from uvmm.core import Engine, Event
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from uvmm.model import Guest, Machine, Moved, PageMap, Shared, Snapshot, StateName
     from uvmm.policy.admission import Room
     from uvmm.policy.decision import Decision
-    from uvmm.policy.parameters import Wanted
+    from uvmm.policy.parameters import Parameters, Wanted
     from uvmm.rules import Rules
     from uvmm.steering import ToDo
 
@@ -58,6 +58,18 @@ class Explanation:
     state: StateName
     policy: str
     decisions: list[Decision]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Member:
+    config: GuestConfig
+    process: Process
+    parameters: Parameters
+    promised: bool  # its max was named, so it is reserved
+
+    @property
+    def name(self) -> str:
+        return self.config.name
 
 
 class Daemon:
@@ -89,7 +101,7 @@ class Daemon:
         self._lock = threading.Lock()  # held for moments; guards the senses and all below
         self._steering = Steering(rules.policy, rules.sampling)
         self._senses = Senses()
-        self._members: dict[int, Member] = {}
+        self._members: dict[int, _Member] = {}
         self._ended_early: set[int] = set()  # ended before their admission did
         self._in_admission = 0
         self._ending = False
@@ -150,8 +162,9 @@ class Daemon:
             promised = asked.wanted.max is not None
             reserve(self._room(machine), booking(allowed, promised=promised))
             config = GuestConfig(
-                name=self._name(asked), token=token, pid=asked.pid,
-                uid=who.uid, gid=who.gid, kin=False, share_group=who.share_group,
+                name=self._free_name(asked.name) if asked.numbered else asked.name,
+                token=token, pid=asked.pid, uid=who.uid, gid=who.gid, kin=False,
+                share_group=who.share_group,
                 min_pages=allowed.min_pages, max_pages=allowed.max_pages,
                 target_pages=max(
                     allowed.min_pages, min(allowed.max_pages, machine.total_pages)
@@ -166,7 +179,7 @@ class Daemon:
                 ) from None
             self._join(
                 guest_id,
-                Member(
+                _Member(
                     config=config, process=who.process, parameters=allowed, promised=promised
                 ),
             )
@@ -197,7 +210,7 @@ class Daemon:
             )
             self._join(
                 self._engine.create_guest(config),
-                Member(
+                _Member(
                     config=config, process=kin_process, promised=False,
                     parameters=replace(member.parameters, min_pages=0),
                 ),
@@ -379,7 +392,7 @@ class Daemon:
             with self._lock:
                 self._in_admission -= 1
 
-    def _join(self, guest_id: int, member: Member) -> None:
+    def _join(self, guest_id: int, member: _Member) -> None:
         with self._lock:
             if guest_id in self._ended_early:
                 self._ended_early.remove(guest_id)
@@ -401,11 +414,11 @@ class Daemon:
     def _look_locked(self) -> tuple[Snapshot, dict[int, float]]:
         snapshot = self._engine.snapshot(
             {
-                guest_id: standing_of(member, self._steering.active(guest_id))
+                guest_id: _standing(member, self._steering.active(guest_id))
                 for guest_id, member in self._members.items()
             }
         )
-        there = room_beside(snapshot.machine, self._members.values(), self._own_pages)
+        there = _room(snapshot.machine, self._members.values(), self._own_pages)
         machine = replace(
             snapshot.machine, state=self._steering.state.word,
             reserved_pages=there.reserved_pages,
@@ -440,30 +453,44 @@ class Daemon:
             members = [
                 member for guest_id, member in self._members.items() if guest_id != without
             ]
-        return room_beside(machine, members, self._own_pages)
+        return _room(machine, members, self._own_pages)
 
-    def _member(self, name: str) -> tuple[int, Member]:
+    def _member(self, name: str) -> tuple[int, _Member]:
         with self._lock:
             for guest_id, member in self._members.items():
                 if member.name == name:
                     return guest_id, member
         raise UnknownGuestError(f"there is no guest {shown(name)}; 'uvmm ps' lists them")
 
-    def _name(self, asked: Application) -> str:
-        """Choose the name; whether it is free the engine says."""
-        return self._free_name(asked.name) if asked.numbered else asked.name
-
     def _free_name(self, wanted: str) -> str:
         with self._lock:
             members = list(self._members.values())
-        taken = {member.name for member in members if member.process.alive()}
-        name, number = wanted, 2
-        while name in taken:
-            name, number = numbered(wanted, number), number + 1
-        return name
+        return free_name(wanted, {each.name for each in members if each.process.alive()})
 
     def _changed_locked(self) -> None:
         self._on_change({member.name: member.process for member in self._members.values()})
+
+
+def _standing(member: _Member, active: float) -> Standing:
+    allowed = member.parameters
+    return Standing(
+        min_pages=allowed.min_pages, max_pages=allowed.max_pages, shares=allowed.shares,
+        tax=allowed.tax, balloon_max_pages=allowed.balloon_max_pages, active=active,
+        promised=member.promised,
+    )
+
+
+def _room(machine: Machine, members: Iterable[_Member], own_pages: int) -> Room:
+    booked = [
+        booking(
+            member.parameters, promised=member.promised, size_pages=member.config.max_pages
+        )
+        for member in members
+    ]
+    return room(
+        booked, total_pages=machine.total_pages, own_pages=own_pages,
+        swap_pages=machine.swap_total_pages,
+    )
 
 
 def _size(pages: int) -> str:
