@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT
  * Which pages of a guest are reclaimed; see reclaim.h. */
+#include "clock.h"
 #include "engine.h"
 #include "reclaim.h"
 #include "scan.h"
 
 #define FRUITLESS_MAX 16u       /* chunks in a row without a page that might be idle */
 #define SHARE_PAGES_MIN 64u     /* fewer are not worth a look for twins */
+#define BUSY_TRIES 3            /* rounds for chunks that somebody else had */
 
 /* How a guest is gone through. */
 struct round {
@@ -16,6 +18,7 @@ struct round {
 	struct reclaim_buffer *b;
 	struct uvmm_job_result *res;
 	uint64_t goal;
+	bool *busy;                     /* set: a chunk was somebody else's at that moment */
 };
 
 /* Sharing had pages of this guest to offer, or may have. */
@@ -75,8 +78,10 @@ static int reclaim_chunk(const struct round *r, uint64_t chunk, unsigned grade)
 	n = choose(g, &l, grade, allowed);
 	if (n >= SHARE_PAGES_MIN || r->unshare)
 		share_first(r, chunk);
-	if (!pmap_chunk_claim(&g->pmap, chunk))
+	if (!pmap_chunk_claim(&g->pmap, chunk)) {
+		*r->busy = true;
 		return 0;
+	}
 	if (n)
 		rc = reclaim_pages(r->e, g, chunk, allowed, r->goal - r->res->pages, r->tier,
 				   r->b, r->res);
@@ -111,8 +116,9 @@ static int go_round(const struct round *r, unsigned grade, uint32_t fruitless_ma
 int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want, bool unshare,
 		  struct tier *tier, struct reclaim_buffer *b, struct uvmm_job_result *res)
 {
-	const struct round r = { e, g, unshare, tier, b, res, res->pages + want };
-	unsigned lists = 0, grade;
+	bool busy = false;
+	const struct round r = { e, g, unshare, tier, b, res, res->pages + want, &busy };
+	unsigned lists = 0, grade, tries;
 	uint64_t chunk;
 	int rc = 0;
 
@@ -122,5 +128,10 @@ int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want, bool un
 		rc = go_round(&r, GRADE_UNKNOWN, FRUITLESS_MAX);
 	if (!rc && goes_on(&r))
 		rc = go_round(&r, GRADE_HOT, UINT32_MAX);
+	for (tries = 0; !rc && goes_on(&r) && busy && tries < BUSY_TRIES; tries++) {
+		busy = false;
+		clock_sleep_ns(NS_PER_MS);
+		rc = go_round(&r, GRADE_HOT, UINT32_MAX);
+	}
 	return rc;
 }

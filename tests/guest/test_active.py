@@ -79,6 +79,11 @@ class Toucher:
         return 100 * seen.sample_touched_pages / seen.sampled_pages
 
 
+def own_pages() -> int:
+    """Return what this process takes, which is the daemon here."""
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+
 @pytest.fixture
 def toucher(tmp_path: Path) -> Iterator[Toucher]:
     with (
@@ -86,7 +91,8 @@ def toucher(tmp_path: Path) -> Iterator[Toucher]:
         machine_settings.allowed(),
     ):
         engine = Engine(EngineConfig(
-            run_dir=Path(run_dir), swap_path=tmp_path / "swap", memory_pages=3 * PAGES,
+            run_dir=Path(run_dir), swap_path=tmp_path / "swap",
+            memory_pages=own_pages() + 3 * PAGES,
             swap_pages=2 * PAGES, via="fuse", group=None, share_cpu_permille=0,
             idle_cost_permille=20,
         ))

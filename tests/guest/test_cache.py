@@ -270,7 +270,7 @@ def test_gives_its_pages_to_others(scratch: Scratch, disk: Path, tmp_path: Path)
     """)
     assert heard(grower) == "grown"
     wait_for(
-        lambda: scratch.figures()["guests"][0]["resident_bytes"] < before - 20 * MIB,
+        lambda: scratch.figures()["guests"][0]["resident_bytes"] < before - 10 * MIB,
         "memory to move",
     )
     tell(guest)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,11 @@ def _memory_address(guest: StressedGuest) -> int:
 def _spoil(guest: StressedGuest) -> None:
     """Change a byte in each of many pages behind the guest's back."""
     start = _memory_address(guest)
-    with Path(f"/proc/{guest.pid}/mem").open("r+b", buffering=0) as memory:
+    # It may find one and end before all are changed.
+    with (
+        suppress(OSError, IndexError),
+        Path(f"/proc/{guest.pid}/mem").open("r+b", buffering=0) as memory,
+    ):
         for page in range(256):
             at = start + page * PAGE_BYTES + 1500
             memory.seek(at)
