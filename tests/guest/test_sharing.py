@@ -174,15 +174,15 @@ def test_the_last_reference_frees_the_frame(quiet: Place, pair: tuple[Same, Same
     check_books(quiet)
 
 
-def test_zero_pages_need_no_frame(served: Place) -> None:
-    guest = Same(served, "z", zeros=PAGES)
+def test_zero_pages_need_no_frame(quiet: Place) -> None:
+    guest = Same(quiet, "z", zeros=PAGES)
     resident = guest.figures()["resident_bytes"]
     before = guest.digest()
     # Each chunk is looked at; a page that was zeros at both looks is freed.
-    share(served)
-    share(served)
+    share(quiet)
+    share(quiet)
     assert guest.figures()["resident_bytes"] <= resident - FILLED_BYTES * 0.95
-    assert machine(served)["frame_bytes"] <= FILLED_BYTES // 100
+    assert machine(quiet)["frame_bytes"] <= FILLED_BYTES // 100
     assert guest.digest() == before
     guest.end()
 
