@@ -18,7 +18,7 @@ from uvmm.scratch import Scratch, ScratchError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-DAEMON_BYTES = 48 << 20  # what it holds itself, of its memory
+DAEMON_BYTES = 64 << 20  # what it holds itself, and a part of what it keeps free
 SWAP_BYTES = 2 << 30
 MAX_BYTES = 1 << 30
 BETWEEN_S = 0.03

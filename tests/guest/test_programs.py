@@ -116,7 +116,7 @@ def test_compilers(suffix: str, tmp_path: Path) -> None:
         .read_text()
     )
     compiler = "g++" if suffix == "cc" else "gcc"
-    check([compiler, "-O2", "-S", "-o", "-", source.name], 48 * MIB, cwd=tmp_path, follow=True)
+    check([compiler, "-O2", "-S", "-o", "-", source.name], 64 * MIB, cwd=tmp_path, follow=True)
 
 
 def test_git_gc(tmp_path: Path) -> None:
