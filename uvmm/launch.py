@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import struct
 import time
@@ -41,6 +42,7 @@ SERVE_WAIT_S = 20.0
 _POLL_S = 0.05
 _PRELOAD = "LD_PRELOAD"
 _PR_SET_PDEATHSIG = 1
+_LIFT = 1 << 46  # bytes: any guest memory can be mapped
 _PASSED_ON = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1,
     signal.SIGUSR2, signal.SIGWINCH,
@@ -90,7 +92,7 @@ def launch(run_dir: RunDir, wanted: Launch) -> NoReturn:
     for built in (LAUNCHER, HEAP):
         if not built.is_file():
             raise UvmmError(f"{built} is missing; run bin/setup-env")
-    child = _fork(path, wanted.argv, user)
+    child = _fork(path, wanted.argv, user, heap)
     try:
         admitted = _register(run_dir, _application(path, wanted, child.pid, user))
         token = bytes.fromhex(admitted["token"])
@@ -209,7 +211,9 @@ def _environment(
     return b"\0".join(os.fsencode(f"{key}={value}") for key, value in told.items())
 
 
-def _fork(path: str, argv: Sequence[str], user: pwd.struct_passwd | None) -> _Child:
+def _fork(
+    path: str, argv: Sequence[str], user: pwd.struct_passwd | None, heap: Heap
+) -> _Child:
     go_read, go_write = os.pipe()
     status_read, status_write = os.pipe()
     parent = os.getpid()
@@ -221,15 +225,30 @@ def _fork(path: str, argv: Sequence[str], user: pwd.struct_passwd | None) -> _Ch
     try:
         os.close(go_write)
         os.close(status_read)
-        _become(path, argv, user, parent, go_read)
+        _become(path, argv, user, parent, go_read, _lift(heap))
     except OSError as error:
         os.write(status_write, _STATUS.pack(error.errno or 0))
     finally:
         os._exit(program.NOT_EXECUTABLE)
 
 
+def _lift(heap: Heap) -> int:
+    """Raise the limit of the address space, if one may, so that guest memory can be mapped."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    unlimited = resource.RLIM_INFINITY
+    if heap is not Heap.GUEST or limits == (unlimited, unlimited):
+        return 0
+    soft, hard = (each if each == unlimited else each + _LIFT for each in limits)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    except (OSError, ValueError):
+        return 0
+    return _LIFT
+
+
 def _become(
-    path: str, argv: Sequence[str], user: pwd.struct_passwd | None, parent: int, go: int
+    path: str, argv: Sequence[str], user: pwd.struct_passwd | None, parent: int, go: int,
+    lift: int,
 ) -> None:
     """In the child: wait for the word, then execute. Returns if there is none."""
     told = b""
@@ -241,6 +260,8 @@ def _become(
     environment.update(
         (key, value) for key, _, value in (pair.partition(b"=") for pair in told.split(b"\0"))
     )
+    if lift:
+        environment[b"UVMM_LIFT"] = str(lift).encode()
     if user is not None:
         _change_user(user, environment)
     # After the change of user, which clears it: no guest outlives its launcher.

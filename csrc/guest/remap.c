@@ -391,6 +391,21 @@ void remap_forked(struct remap *r)
 	remap_init(r, r->base, r->pages, r->small_pages, r->ops, r->arg);
 }
 
+void remap_takes(struct remap *r, uint64_t *area, uint64_t *data)
+{
+	uint64_t words = (r->pages + WORD - 1) / WORD, away = 0, i;
+
+	*area = *data = 0;
+	if (!atomic_load_explicit(&r->used, memory_order_relaxed))
+		return;
+	pthread_mutex_lock(&r->lock);
+	for (i = 0; i < words; i++)
+		away += (uint64_t)__builtin_popcountll(r->away[i]);
+	*area = bytes_of(r->pages - r->first) + words * sizeof(uint64_t);
+	*data = bytes_of(away) + words * sizeof(uint64_t);
+	pthread_mutex_unlock(&r->lock);
+}
+
 unsigned remap_keep(struct remap *r, uint64_t page, uint64_t n)
 {
 	unsigned slot = 0;

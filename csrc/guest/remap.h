@@ -102,6 +102,10 @@ bool remap_zap_is_sound(const struct uvmm_zap *m, size_t bytes);
  * kept: unmapped for good, what is private would be lost. */
 void remap_zap(struct remap *r, const struct uvmm_zap *m, struct uvmm_zapped *out);
 
+/* What all this takes besides guest memory, in bytes: of address space, and of private
+ * memory that may be written, as the pages are that are away. */
+void remap_takes(struct remap *r, uint64_t *area, uint64_t *data);
+
 /* Keeps [page, page + n), n > 0, until released; waits while all slots are taken. */
 unsigned remap_keep(struct remap *r, uint64_t page, uint64_t n);
 void remap_release(struct remap *r, unsigned slot);

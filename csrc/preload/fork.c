@@ -15,6 +15,7 @@
 #include "image.h"
 #include "locked.h"
 #include "raw.h"
+#include "rlimits.h"
 #include "space.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -307,6 +308,7 @@ static void in_child(void)
 	driver_forked(&the_space.balloon);
 	locked_forked();
 	image_forked();
+	rlimits_forked();
 }
 
 void fork_register(void)

@@ -4,6 +4,7 @@
 #include <alloca.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -12,14 +13,19 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include "rlimits.h"
 #include "space.h"
 
 #define EXPORT __attribute__((visibility("default")))
 #define PRELOAD_NAME "LD_PRELOAD"
 #define VALUE_BYTES 4096
-enum kept { SOCKET, NAME, TOKEN, PID, FOLLOW, PRELOAD, KEPT };
+enum kept { SOCKET, NAME, TOKEN, PID, FOLLOW, LIFT, PRELOAD, KEPT };
 
 typedef int execve_fn(const char *path, char *const argv[], char *const envp[]);
+typedef int posix_spawn_fn(pid_t *pid, const char *path,
+			   const posix_spawn_file_actions_t *actions,
+			   const posix_spawnattr_t *attributes, char *const argv[],
+			   char *const envp[]);
 typedef int fexecve_fn(int fd, char *const argv[], char *const envp[]);
 typedef int execveat_fn(int dir, const char *path, char *const argv[], char *const envp[],
 			int flags);
@@ -33,11 +39,12 @@ static struct {
 	execve_fn *execve, *execvpe;
 	fexecve_fn *fexecve;
 	execveat_fn *execveat;
+	posix_spawn_fn *posix_spawn, *posix_spawnp;
 } image;
 
 static const char *const names[KEPT] = {
 	UVMM_ENV_SOCKET, UVMM_ENV_NAME, UVMM_ENV_TOKEN, UVMM_ENV_PID, UVMM_ENV_FOLLOW,
-	PRELOAD_NAME,
+	RLIMITS_ENV, PRELOAD_NAME,
 };
 
 /* Which of them an entry NAME=value is, or KEPT. */
@@ -119,9 +126,14 @@ void image_open(void)
 	*(void **)&image.execvpe = next("execvpe");
 	*(void **)&image.fexecve = next("fexecve");
 	*(void **)&image.execveat = next("execveat");
+	*(void **)&image.posix_spawn = next("posix_spawn");
+	*(void **)&image.posix_spawnp = next("posix_spawnp");
+	snprintf(image.kept[LIFT], VALUE_BYTES, RLIMITS_ENV "=%zu", rlimits_lift());
 	keep_users_preload();
 	image.follow = image.kept[FOLLOW][0];
-	if (!image.follow)
+	if (image.follow)
+		putenv(image.kept[LIFT]);
+	else
 		hide();
 	image.guest = getpid();
 }
@@ -157,39 +169,56 @@ static char *const *guest_environment(char *const envp[], char **out)
 	(stays_guest() ? \
 	 guest_environment(envp, alloca((count(envp) + KEPT + 1) * sizeof(char *))) : (envp))
 
+static int failed(bool left)
+{
+	int saved = errno;
+
+	if (left)
+		rlimits_return();
+	errno = saved;
+	return -1;
+}
+
 /* Called before the constructor, by another library's, there is no next yet. */
 #define CALL(function, ...) \
-	(image.function ? image.function(__VA_ARGS__) : (errno = ENOSYS, -1))
+	do { \
+		bool left_ = !stays_guest() && rlimits_leave(0); \
+		if (image.function) \
+			image.function(__VA_ARGS__); \
+		else \
+			errno = ENOSYS; \
+		return failed(left_); \
+	} while (0)
 
 EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 {
-	return CALL(execve, path, argv, ENVIRONMENT(envp));
+	CALL(execve, path, argv, ENVIRONMENT(envp));
 }
 
 EXPORT int execv(const char *path, char *const argv[])
 {
-	return CALL(execve, path, argv, ENVIRONMENT(environ));
+	CALL(execve, path, argv, ENVIRONMENT(environ));
 }
 
 EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
 {
-	return CALL(execvpe, file, argv, ENVIRONMENT(envp));
+	CALL(execvpe, file, argv, ENVIRONMENT(envp));
 }
 
 EXPORT int execvp(const char *file, char *const argv[])
 {
-	return CALL(execvpe, file, argv, ENVIRONMENT(environ));
+	CALL(execvpe, file, argv, ENVIRONMENT(environ));
 }
 
 EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
-	return CALL(fexecve, fd, argv, ENVIRONMENT(envp));
+	CALL(fexecve, fd, argv, ENVIRONMENT(envp));
 }
 
 EXPORT int execveat(int dir, const char *path, char *const argv[], char *const envp[],
 		    int flags)
 {
-	return CALL(execveat, dir, path, argv, ENVIRONMENT(envp), flags);
+	CALL(execveat, dir, path, argv, ENVIRONMENT(envp), flags);
 }
 
 /* The arguments of execl() and its kin as a list on the stack; ends at the NULL. */
@@ -240,4 +269,38 @@ EXPORT int execle(const char *path, const char *arg, ...)
 	envp = va_arg(args, char *const *);
 	va_end(args);
 	return execve(path, list, envp);
+}
+
+/* --- posix_spawn ------------------------------------------------------------ */
+
+static int spawn(posix_spawn_fn *real, pid_t *pid, const char *path,
+		 const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attributes,
+		 char *const argv[], char *const envp[])
+{
+	pid_t child;
+	int rc = real ? real(&child, path, actions, attributes, argv, envp) : ENOSYS;
+
+	if (rc)
+		return rc;
+	/* It has executed: it may be told as another process only. */
+	if (!image.follow)
+		rlimits_leave(child);
+	if (pid)
+		*pid = child;
+	return 0;
+}
+
+EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+		       const posix_spawnattr_t *attributes, char *const argv[],
+		       char *const envp[])
+{
+	return spawn(image.posix_spawn, pid, path, actions, attributes, argv, envp);
+}
+
+EXPORT int posix_spawnp(pid_t *pid, const char *file,
+			const posix_spawn_file_actions_t *actions,
+			const posix_spawnattr_t *attributes, char *const argv[],
+			char *const envp[])
+{
+	return spawn(image.posix_spawnp, pid, file, actions, attributes, argv, envp);
 }

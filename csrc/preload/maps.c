@@ -12,6 +12,7 @@
 
 #include "locked.h"
 #include "raw.h"
+#include "rlimits.h"
 #include "space.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -97,6 +98,15 @@ static void *map_over(void *at, size_t bytes, int prot, int flags, int fd, off_t
 	return got;
 }
 
+/* Of what is not guest memory. */
+static bool may_map(size_t bytes, int prot, int flags)
+{
+	bool data = prot & PROT_WRITE && flags & MAP_PRIVATE;
+
+	return !space_is_open() || flags & FIXED ||
+	       rlimits_allow(pages_of(bytes), data ? pages_of(bytes) : 0);
+}
+
 EXPORT void *mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t off)
 {
 	size_t clipped;
@@ -112,6 +122,8 @@ EXPORT void *mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t off
 	if (flags & FIXED && is_place(at) && bytes &&
 	    space_clip(at, pages_of(bytes), &from, &clipped))
 		return answer(map_over(at, bytes, prot, flags, fd, off));
+	if (!may_map(bytes, prot, flags))
+		return answer((void *)-ENOMEM);
 	return answer(raw_mmap(at, bytes, prot, flags, fd, off));
 }
 

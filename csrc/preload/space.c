@@ -10,6 +10,7 @@
 #include "extents.h"
 #include "locked.h"
 #include "raw.h"
+#include "rlimits.h"
 
 #define EXIT_NO_GUEST 125
 /* So much from the start is not on large pages: for a small program they would be
@@ -91,14 +92,20 @@ static bool is_the_guest(void)
 static void open_now(struct space *s)
 {
 	char why[UVMM_TEXT_BYTES] = "no memory for the tables of the heap";
-	int rc = is_the_guest() ? attach_open(&s->attachment, why) : -ENOENT;
+	int rc = -ENOENT;
 
+	if (is_the_guest() && getenv(UVMM_ENV_SOCKET)) {
+		rlimits_make_room();
+		rc = attach_open(&s->attachment, why);
+	}
 	if (rc == -ENOENT) {
 		atomic_store(&s->state, SPACE_NONE);
 		return;
 	}
 	if (rc || open_tables(s))
 		space_die(why);
+	rlimits_open(s->attachment.pages * (UVMM_PAGE_SIZE + sizeof(*s->rights)) +
+		     s->physmem.memory_bytes);
 	atomic_store(&s->state, SPACE_OPEN);
 }
 
@@ -311,7 +318,8 @@ void *space_take(size_t bytes, size_t align, int rights, bool *zero)
 	uint64_t page;
 	void *at;
 
-	if (physmem_take(&the_space.physmem, bytes / UVMM_PAGE_SIZE, align / UVMM_PAGE_SIZE,
+	if (!rlimits_allow(bytes, bytes) ||
+	    physmem_take(&the_space.physmem, bytes / UVMM_PAGE_SIZE, align / UVMM_PAGE_SIZE,
 			 &page))
 		return NULL;
 	at = address_of(page);
@@ -320,7 +328,7 @@ void *space_take(size_t bytes, size_t align, int rights, bool *zero)
 
 int space_take_at(void *at, size_t bytes, int rights, bool *zero)
 {
-	if (!space_has(at, bytes) ||
+	if (!space_has(at, bytes) || !rlimits_allow(bytes, bytes) ||
 	    physmem_take_at(&the_space.physmem, page_at(at), bytes / UVMM_PAGE_SIZE))
 		return -ENOMEM;
 	return dress(at, bytes, rights, zero);
