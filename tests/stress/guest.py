@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,9 +98,16 @@ class StressedGuest:
         return self._process.poll() is not None
 
     def join(self, timeout_s: float) -> bool:
-        """Wait until all it said was read; False if that takes too long."""
+        """Wait until all it said was read and it has ended; False if that takes too long."""
+        until = time.monotonic() + timeout_s
         self._reader.join(timeout_s)
-        return not self._reader.is_alive()
+        if self._reader.is_alive():
+            return False
+        try:
+            self._process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def found_wrong(self) -> bool:
         """Tell whether it reported something wrong, after `join`."""
