@@ -112,9 +112,10 @@ static void committed(struct uvmm_engine *e, struct guest *g, struct load_buffer
 	atomic_fetch_sub(&g->stored_pages, to - from);
 	atomic_fetch_add(&g->pages_in, to - from);
 	tier_drop(e->tier[UVMM_TIER_SWAP], b->handles + from, to - from);
+	/* A page that was unmapped as soon as it was in may have been missed after those who wait
+	 * for it were woken, and before this: such a thread waits for the owner, for us. */
 	if (atomic_load(&g->waiting))
-		guest_stall_end(g, guest_addr(g, b->ppn[from]),
-				guest_addr(g, b->ppn[to - 1] + 1), clock_ns());
+		guest_wake(g, b->ppn[from], b->ppn[to - 1] + 1 - b->ppn[from]);
 }
 
 /* Copies a run of good pages with consecutive numbers in. How many are in (or
