@@ -476,6 +476,7 @@ def never_large(place: Place) -> Iterator[Place]:
             at.path.write_text(word)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("via", ["fuse", "descriptor"])
 def test_the_last_daemon_puts_the_settings_of_pages_back(
     never_large: Place, via: str
