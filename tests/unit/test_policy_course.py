@@ -181,6 +181,13 @@ class TestPlan:
         (order,) = planned(at(0, guest, free=0), 50_000).orders
         assert order == Order(id=1, balloon_pages=40_000, page_out_pages=OF.aim_pages - 1000)
 
+    @pytest.mark.parametrize("target", [50_000, 60_000])
+    @pytest.mark.parametrize("taking", [True, False])
+    def test_a_balloon_over_its_bound_shrinks_at_once(self, target: int, taking: bool) -> None:
+        guest = replace(self.big, ballooned_pages=45_000)  # of at most 40,000
+        (order,) = planned(at(0, guest, free=OF.aim_pages), target, taking=taking).orders
+        assert order == Order(id=1, balloon_pages=40_000)
+
     def test_without_an_agent_all_is_paged(self) -> None:
         guest = replace(self.big, balloon_able=False)
         (order,) = planned(at(0, guest, free=0), 50_000).orders
