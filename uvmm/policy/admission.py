@@ -168,5 +168,14 @@ def reserve(there: Room, wanted: Booking) -> Room:
     )
 
 
+def release(there: Room, booked: Booking) -> Room:
+    """Return the room with one guest less, for which this was reserved."""
+    return replace(
+        there, guests=there.guests - 1,
+        reserved_pages=there.reserved_pages - booked.min_pages - booked.overhead_pages,
+        reserved_swap_pages=there.reserved_swap_pages - booked.swap_pages,
+    )
+
+
 def _size(pages: int) -> str:
     return format_size(pages_to_bytes(pages))
