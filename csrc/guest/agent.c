@@ -301,6 +301,8 @@ static void *agent_main(void *arg)
 	struct agent *a = arg;
 
 	pthread_setname_np(pthread_self(), "uvmm-agent");
+	if (a->ops->begin)
+		a->ops->begin(a->arg);
 	while ((kept_is_ours(&a->link) || !connect_link(a)) && serve_one(a))
 		;
 	kept_close(&a->link);

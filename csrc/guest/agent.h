@@ -48,6 +48,7 @@ struct agent_callback {
 
 struct agent_ops {
 	int (*connect)(void *arg);      /* a new AGENT connection, or -errno */
+	void (*begin)(void *arg);       /* the first call on its thread; NULL: none */
 	uint64_t (*trim)(void *arg);    /* hands free pages back: how many */
 	/* Called between messages, first after AGENT_TICK_MS; returns in how many ms
 	 * it is to be called again. NULL: never. */
