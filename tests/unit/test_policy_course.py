@@ -342,6 +342,14 @@ class TestExplained:
         assert lines[2].startswith("  a gives ")
         assert not any(line.startswith("  b:") for line in lines)
 
+    def test_who_cannot_be_asked(self) -> None:
+        mute = replace(self.guests[0], balloon_able=False)
+        decision = stepped(Course(), replace(self.seen, guests=(mute, self.guests[1]))).decision
+        assert decision is not None
+        words = decision.words("a")[1]
+        assert "its balloon gave 16M; its agent does not answer; 48M were paged out" in words
+        assert not decision.as_json("a")["guests"][0]["balloon_able"]
+
     def test_json(self) -> None:
         told = self.decision().as_json()
         assert [guest["name"] for guest in told["guests"]] == ["a", "b"]
