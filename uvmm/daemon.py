@@ -20,7 +20,7 @@ from uvmm.core import EventKind, GuestConfig
 from uvmm.errors import BadInputError, ConflictError, NotReadyError, UnknownGuestError
 from uvmm.host import process
 from uvmm.model import Standing
-from uvmm.policy.admission import booking, reserve, room
+from uvmm.policy.admission import booking, machine_room, release, reserve
 from uvmm.policy.parameters import parse
 from uvmm.rules import USUAL_RULES
 from uvmm.sense import PERIOD_S, SHORT_PERIOD_S, STEP_PART, Senses
@@ -28,13 +28,13 @@ from uvmm.steering import Steering, Subject
 from uvmm.units import bytes_to_pages, format_size, pages_to_bytes, parse_size, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from uvmm.application import Application
     from uvmm.core import Engine, Event
     from uvmm.host import Process
     from uvmm.model import Guest, Machine, Moved, PageMap, Shared, Snapshot, StateName
-    from uvmm.policy.admission import Room
+    from uvmm.policy.admission import Booking, Room
     from uvmm.policy.decision import Decision
     from uvmm.policy.parameters import Parameters, Wanted
     from uvmm.rules import Rules
@@ -236,10 +236,10 @@ class Daemon:
                     f"max {_size(allowed.max_pages)} is more than the {_size(size_pages)} of "
                     f"memory that {name} was started with, which cannot grow"
                 )
-            reserve(
-                self._room(machine, without=guest_id),
-                booking(allowed, promised=member.promised, size_pages=size_pages),
-            )
+            before = _booking(member)
+            after = booking(allowed, promised=member.promised, size_pages=size_pages)
+            if after.min_pages > before.min_pages or after.swap_pages > before.swap_pages:
+                reserve(release(self._room(machine), before), after)
             self._engine.set_min(guest_id, allowed.min_pages)
             with self._lock:
                 if guest_id in self._members:
@@ -418,7 +418,8 @@ class Daemon:
                 for guest_id, member in self._members.items()
             }
         )
-        there = _room(snapshot.machine, self._members.values(), self._own_pages)
+        booked = [_booking(member) for member in self._members.values()]
+        there = machine_room(snapshot.machine, booked, own_pages=self._own_pages)
         machine = replace(
             snapshot.machine, state=self._steering.state.word,
             reserved_pages=there.reserved_pages,
@@ -447,13 +448,11 @@ class Daemon:
             }
         )
 
-    def _room(self, machine: Machine, *, without: int | None = None) -> Room:
-        """Return what there is, and what is promised of it, but to one guest."""
+    def _room(self, machine: Machine) -> Room:
+        """Return what there is, and what is promised of it."""
         with self._lock:
-            members = [
-                member for guest_id, member in self._members.items() if guest_id != without
-            ]
-        return _room(machine, members, self._own_pages)
+            booked = [_booking(member) for member in self._members.values()]
+        return machine_room(machine, booked, own_pages=self._own_pages)
 
     def _member(self, name: str) -> tuple[int, _Member]:
         with self._lock:
@@ -480,16 +479,9 @@ def _standing(member: _Member, active: float) -> Standing:
     )
 
 
-def _room(machine: Machine, members: Iterable[_Member], own_pages: int) -> Room:
-    booked = [
-        booking(
-            member.parameters, promised=member.promised, size_pages=member.config.max_pages
-        )
-        for member in members
-    ]
-    return room(
-        booked, total_pages=machine.total_pages, own_pages=own_pages,
-        swap_pages=machine.swap_total_pages,
+def _booking(member: _Member) -> Booking:
+    return booking(
+        member.parameters, promised=member.promised, size_pages=member.config.max_pages
     )
 
 

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,8 +30,10 @@ struct message {
 	int file;               /* -1: none came, or there was no number for it */
 };
 
-/* The callback that comes after `number`, marked as running. */
-static bool next_callback(struct agent *a, uint64_t number, struct agent_callback *out)
+/* The callback that comes after `number`, marked as running: of the last ones, or of those
+ * before them. */
+static bool next_callback(struct agent *a, bool last, uint64_t number,
+			  struct agent_callback *out)
 {
 	bool found = false;
 	size_t i;
@@ -40,7 +41,7 @@ static bool next_callback(struct agent *a, uint64_t number, struct agent_callbac
 	pthread_mutex_lock(&a->lock);
 	a->running = 0;
 	for (i = 0; i < a->callbacks && !found; i++) {
-		found = a->callback[i].number > number;
+		found = a->callback[i].number > number && a->callback[i].last == last;
 		if (found) {
 			*out = a->callback[i];
 			a->running = out->number;
@@ -51,12 +52,12 @@ static bool next_callback(struct agent *a, uint64_t number, struct agent_callbac
 	return found;
 }
 
-static uint64_t call_all(struct agent *a, int level, uint64_t wanted_pages)
+static uint64_t call_all(struct agent *a, bool last, int level, uint64_t wanted_pages)
 {
 	struct agent_callback c = { .number = 0 };
 	uint64_t sum = 0;
 
-	while (next_callback(a, c.number, &c))
+	while (next_callback(a, last, c.number, &c))
 		sum += c.fn(c.arg, level, wanted_pages);
 	return sum;
 }
@@ -145,9 +146,11 @@ static bool hear(struct agent *a, struct message *m)
 
 static bool serve_pressure(struct agent *a, const struct message *m)
 {
-	struct uvmm_released r = { 0 };
+	uint64_t wanted = m->pressure.wanted_pages;
+	int level = (int)m->pressure.level;
+	struct uvmm_released r = { call_all(a, false, level, wanted) };
 
-	r.pages = call_all(a, (int)m->pressure.level, m->pressure.wanted_pages);
+	r.pages += call_all(a, true, level, r.pages < wanted ? wanted - r.pages : 0);
 	if (m->pressure.level != UVMM_PRESSURE_NONE)
 		r.pages += a->ops->trim(a->arg);
 	return answer(a, m->head.seq, UVMM_MSG_RELEASED, &r, sizeof(r));
@@ -183,7 +186,9 @@ static bool serve_balloon(struct agent *a, const struct message *m)
 	struct uvmm_ballooned b = { 0 };
 	uint64_t lacking = a->ops->balloon(a->arg, &m->balloon, &b);
 
-	if (lacking && call_all(a, UVMM_PRESSURE_SOME, lacking))
+	if (lacking && call_all(a, false, UVMM_PRESSURE_SOME, lacking))
+		lacking = a->ops->balloon(a->arg, NULL, &b);
+	if (lacking && call_all(a, true, UVMM_PRESSURE_SOME, lacking))
 		a->ops->balloon(a->arg, NULL, &b);
 	return answer(a, m->head.seq, UVMM_MSG_BALLOONED, &b, sizeof(b));
 }
@@ -296,6 +301,8 @@ static void *agent_main(void *arg)
 	struct agent *a = arg;
 
 	pthread_setname_np(pthread_self(), "uvmm-agent");
+	if (a->ops->begin)
+		a->ops->begin(a->arg);
 	while ((kept_is_ours(&a->link) || !connect_link(a)) && serve_one(a))
 		;
 	kept_close(&a->link);
@@ -338,18 +345,28 @@ int agent_start(struct agent *a, const struct agent_ops *ops, void *arg)
 	return rc;
 }
 
-int agent_add(struct agent *a, uvmm_pressure_fn fn, void *arg)
+static int add(struct agent *a, uvmm_pressure_fn fn, void *arg, bool last)
 {
 	int rc = -ENOSPC;
 
 	pthread_mutex_lock(&a->lock);
 	if (a->callbacks < AGENT_CALLBACKS_MAX) {
 		a->callback[a->callbacks++] =
-			(struct agent_callback){ fn, arg, ++a->last_number };
+			(struct agent_callback){ fn, arg, ++a->last_number, last };
 		rc = 0;
 	}
 	pthread_mutex_unlock(&a->lock);
 	return rc;
+}
+
+int agent_add(struct agent *a, uvmm_pressure_fn fn, void *arg)
+{
+	return add(a, fn, arg, false);
+}
+
+int agent_add_last(struct agent *a, uvmm_pressure_fn fn, void *arg)
+{
+	return add(a, fn, arg, true);
 }
 
 int agent_remove(struct agent *a, uvmm_pressure_fn fn, void *arg)

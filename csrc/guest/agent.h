@@ -13,7 +13,8 @@
  *   after it; all of it is answered. Of BALLOON the last is served after it.
  *
  *   When free pages do not do for the balloon the callbacks are asked for what is missing,
- *   as under pressure, and what they have released goes into it.
+ *   as under pressure, and what they have released goes into it. The last ones (file caches)
+ *   are asked only for what is missing after that.
  *
  *   The thread has all signals blocked and never touches guest memory itself. It
  *   ends when the daemon has gone; when the program has closed the connection, it
@@ -27,6 +28,7 @@
 #define AGENT_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -41,10 +43,12 @@ struct agent_callback {
 	uvmm_pressure_fn fn;
 	void *arg;
 	uint64_t number;        /* rises; never used again */
+	bool last;
 };
 
 struct agent_ops {
 	int (*connect)(void *arg);      /* a new AGENT connection, or -errno */
+	void (*begin)(void *arg);       /* the first call on its thread; NULL: none */
 	uint64_t (*trim)(void *arg);    /* hands free pages back: how many */
 	/* Called between messages, first after AGENT_TICK_MS; returns in how many ms
 	 * it is to be called again. NULL: never. */
@@ -82,6 +86,8 @@ int agent_start(struct agent *a, const struct agent_ops *ops, void *arg);
 
 /* -ENOSPC */
 int agent_add(struct agent *a, uvmm_pressure_fn fn, void *arg);
+/* To be called after all that are not; whoever gives by itself, and only what it has to. */
+int agent_add_last(struct agent *a, uvmm_pressure_fn fn, void *arg);
 /* -ENOENT */
 int agent_remove(struct agent *a, uvmm_pressure_fn fn, void *arg);
 

@@ -120,7 +120,7 @@ int uvmm_cache_create(uvmm_guest *g, const struct uvmm_cache_bounds *bounds, uvm
 		*out = NULL;
 		return (int)told(rc, "a cache");
 	}
-	rc = uvmm_on_pressure(g, cache_on_pressure, *out);
+	rc = guest_on_pressure_last(g, cache_on_pressure, *out);
 	if (!rc) {
 		rc = shortage_add(guest_shortage(g), cache_on_shortage, *out);
 		if (!rc)

@@ -330,15 +330,22 @@ int uvmm_unpin(uvmm_guest *g, void *addr, size_t bytes)
 
 /* --- pressure and statistics ------------------------------------------------ */
 
+static int added(int rc)
+{
+	return rc ? fail(rc, "there are %d pressure callbacks already", AGENT_CALLBACKS_MAX) : 0;
+}
+
 int uvmm_on_pressure(uvmm_guest *g, uvmm_pressure_fn fn, void *arg)
 {
 	error_text[0] = '\0';
 	if (!fn)
 		return fail(-EINVAL, "the callback is NULL");
-	if (agent_add(&g->agent, fn, arg))
-		return fail(-ENOSPC, "there are %d pressure callbacks already",
-			    AGENT_CALLBACKS_MAX);
-	return 0;
+	return added(agent_add(&g->agent, fn, arg));
+}
+
+int guest_on_pressure_last(uvmm_guest *g, uvmm_pressure_fn fn, void *arg)
+{
+	return added(agent_add_last(&g->agent, fn, arg));
 }
 
 int uvmm_off_pressure(uvmm_guest *g, uvmm_pressure_fn fn, void *arg)

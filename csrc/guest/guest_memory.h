@@ -13,6 +13,10 @@
 struct physmem *guest_physmem(uvmm_guest *g);
 struct shortage *guest_shortage(uvmm_guest *g);
 
+/* As uvmm_on_pressure(), but called after all callbacks of the program's, and for the rest of
+ * what is wanted. */
+int guest_on_pressure_last(uvmm_guest *g, uvmm_pressure_fn fn, void *arg);
+
 /* Sets the words of uvmm_error() and returns rc. */
 int __attribute__((format(printf, 2, 3))) guest_fail(int rc, const char *format, ...);
 /* No failure. */

@@ -7,6 +7,7 @@
  *   (no access) of more than half of the guest memory that is free. */
 #include <errno.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -17,6 +18,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define FIXED (MAP_FIXED | MAP_FIXED_NOREPLACE)
+#define OUTSIDE_MAX 64u         /* arenas have tables, each of them twice at most */
 #define FOREIGN (FIXED | MAP_HUGETLB | MAP_GROWSDOWN | MAP_32BIT)
 
 static size_t pages_of(size_t bytes)
@@ -129,6 +131,20 @@ EXPORT void *mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t off
 
 EXPORT void *mmap64(void *at, size_t bytes, int prot, int flags, int fd, off_t off)
 	__attribute__((alias("mmap")));
+
+/* jemalloc's own calls (Makefile). It takes a large page for the tables of an arena when a
+ * thread first calls it, and crashes if there is none: when guest memory is full that is
+ * ordinary memory. What is mapped to be aligned is up to twice as large. */
+void *jemalloc_mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t off)
+{
+	static atomic_uint outside;
+	void *got = mmap(at, bytes, prot, flags, fd, off);
+
+	if (got != MAP_FAILED || bytes < UVMM_CHUNK_SIZE || bytes >= 2 * UVMM_CHUNK_SIZE ||
+	    !is_anonymous(flags) || flags & FOREIGN || atomic_fetch_add(&outside, 1) >= OUTSIDE_MAX)
+		return got;
+	return answer(raw_mmap(at, bytes, prot, flags, fd, off));
+}
 
 /* --- munmap, mprotect, madvise ---------------------------------------------- */
 

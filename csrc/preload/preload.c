@@ -25,6 +25,14 @@ static int connect_agent(void *arg)
 	return attach_role(&the_space.attachment, UVMM_ROLE_AGENT, why);
 }
 
+/* jemalloc has tables for each thread that has called it, and crashes if it finds no room for
+ * them: so while there is some. */
+static void begin(void *arg)
+{
+	(void)arg;
+	extents_hook();
+}
+
 static uint64_t trim(void *arg)
 {
 	(void)arg;
@@ -64,6 +72,7 @@ static void start_agent(void)
 {
 	static const struct agent_ops ops = {
 		.connect = connect_agent,
+		.begin = begin,
 		.trim = trim,
 		.tick = tick,
 		.remap = remap,

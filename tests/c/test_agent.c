@@ -100,6 +100,35 @@ static void test_balloon(void)
 	stop();
 }
 
+/* They come when the others have not released enough, and are asked for the rest. */
+static uint64_t rest(void *arg, int level, uint64_t wanted_pages)
+{
+	(void)level;
+	strcat(order, "r");
+	*(uint64_t *)arg = wanted_pages;
+	return 3;
+}
+
+static void test_the_last_are_asked_for_the_rest(void)
+{
+	uint64_t asked = 0;
+
+	start();
+	CHECK(!agent_add_last(&d->agent, rest, &asked) && !agent_add(&d->agent, note, "a"));
+	press(d->fd, UVMM_PRESSURE_SOME, 1);
+	CHECK(released(1) == 13 + TRIMMED && !strcmp(order, "ar") && asked == WANTED - 10);
+	CHECK(!agent_add(&d->agent, note, "b"));
+	for (int i = 0; i < 6; i++)
+		CHECK(!agent_add(&d->agent, note, ""));
+	press(d->fd, UVMM_PRESSURE_SOME, 2);
+	CHECK(released(2) == 83 + TRIMMED && !strcmp(order, "arabr") && !asked);
+	wish(d->fd, ROOM + WANTED, 3);
+	CHECK(ballooned(3) == ROOM + 1 && !strcmp(order, "arabrabr") && asked == WANTED);
+	CHECK(d->balloons == 3);
+	CHECK(!agent_remove(&d->agent, rest, &asked) && agent_remove(&d->agent, rest, &asked));
+	stop();
+}
+
 static void *come_and_go(void *arg)
 {
 	int i;
@@ -200,6 +229,7 @@ int main(void)
 	test_no_more_than_there_is_room_for();
 	test_removal_waits_for_the_callback();
 	test_balloon();
+	test_the_last_are_asked_for_the_rest();
 	test_callbacks_come_and_go();
 	test_nonsense_ends_it();
 	test_a_reused_descriptor_is_left_alone();

@@ -130,6 +130,31 @@ def test_who_uses_up_its_memory_gets_enomem(heap_check: str, served: Place) -> N
     assert (done.returncode, done.stdout) == (0, b"exhaust: ok\n")
 
 
+FULL = """
+import os, threading, time
+blocks = []
+try:
+    while True:
+        blocks.append(bytes(60_000))
+except MemoryError:
+    pass
+time.sleep(0.6)  # the agent's thread has looked for what could go back
+del blocks[:40]
+threads = [threading.Thread(target=bytes, args=(5000,)) for _ in range(12)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("fine", flush=True)
+"""
+
+
+def test_threads_begin_though_memory_is_full(served: Place) -> None:
+    """Those of the program, and the agent's before any of them."""
+    done = served.uvmm("run", "--max", "64M", "--", sys.executable, "-c", FULL)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
+
+
 def test_what_is_freed_goes_back(heap_check: str) -> None:
     with machine(ENOUGH * 2) as daemon:
         guest = daemon.run([heap_check, "shrink"], name="shrink", max_bytes=ENOUGH * 2)

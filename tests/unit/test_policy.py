@@ -8,7 +8,15 @@ import pytest
 from tests.unit.policy_samples import MIB, a_parameters
 from tests.unit.samples import a_machine
 from uvmm.errors import BadInputError, NoRoomError
-from uvmm.policy.admission import admitted_max, booking, overhead, reserve, room
+from uvmm.policy.admission import (
+    admitted_max,
+    booking,
+    machine_room,
+    overhead,
+    release,
+    reserve,
+    room,
+)
 from uvmm.policy.stall import WINDOW_NS, StallSample, Window, observe, percent
 
 SECOND_NS = 1_000_000_000
@@ -49,6 +57,21 @@ class TestReservation:
             "min 64M + overhead 1M = 65M cannot be guaranteed: of 320M machine memory uvmm "
             "itself takes 10M, 4 other guests were promised 260M, 49.7M is left"
         )
+
+    def test_some_is_kept_free(self) -> None:
+        """When all guests hold their mins, memory is not low: none has to wait."""
+        machine = a_machine(total_pages=320 * MIB, daemon_pages=30 * MIB, wait_pages=4 * MIB)
+        there = machine_room(machine, self.guests, own_pages=20 * MIB)
+        assert there.own_pages == 30 * MIB - 3 * self.guests[0].overhead_pages
+        assert there.spare_pages == 6 * MIB
+        assert release(reserve(there, self.guests[0]), self.guests[0]) == there
+        with pytest.raises(NoRoomError) as refused:
+            reserve(there, booking(a_parameters(min_pages=128 * MIB)))
+        assert (
+            "memory uvmm itself takes 26.8M and keeps 6M free, 3 other guests were promised"
+        ) in str(refused.value)
+        less = machine_room(a_machine(daemon_pages=MIB), [], own_pages=20 * MIB)
+        assert less.own_pages == 20 * MIB
 
     def test_it_fits_until_swap_is_reserved(self) -> None:
         there = room(

@@ -181,6 +181,13 @@ class TestPlan:
         (order,) = planned(at(0, guest, free=0), 50_000).orders
         assert order == Order(id=1, balloon_pages=40_000, page_out_pages=OF.aim_pages - 1000)
 
+    @pytest.mark.parametrize("target", [50_000, 60_000])
+    @pytest.mark.parametrize("taking", [True, False])
+    def test_a_balloon_over_its_bound_shrinks_at_once(self, target: int, taking: bool) -> None:
+        guest = replace(self.big, ballooned_pages=45_000)  # of at most 40,000
+        (order,) = planned(at(0, guest, free=OF.aim_pages), target, taking=taking).orders
+        assert order == Order(id=1, balloon_pages=40_000)
+
     def test_without_an_agent_all_is_paged(self) -> None:
         guest = replace(self.big, balloon_able=False)
         (order,) = planned(at(0, guest, free=0), 50_000).orders
@@ -334,6 +341,14 @@ class TestExplained:
         assert "10% active, an idle page counts 4-fold" in lines[1]
         assert lines[2].startswith("  a gives ")
         assert not any(line.startswith("  b:") for line in lines)
+
+    def test_who_cannot_be_asked(self) -> None:
+        mute = replace(self.guests[0], balloon_able=False)
+        decision = stepped(Course(), replace(self.seen, guests=(mute, self.guests[1]))).decision
+        assert decision is not None
+        words = decision.words("a")[1]
+        assert "its balloon gave 16M; its agent does not answer; 48M were paged out" in words
+        assert not decision.as_json("a")["guests"][0]["balloon_able"]
 
     def test_json(self) -> None:
         told = self.decision().as_json()

@@ -156,7 +156,7 @@ class TestRun:
         outcome = run(files.read(SMALL.format(**values).encode()), TaxedShares())
         machine = outcome.machine
         # But for the tables of a guest that comes when nothing is free.
-        tables = sum(overhead(t.guest.parameters.max_pages) for t in outcome.guests.values())
+        tables = sum(overhead(t.guest.size) for t in outcome.guests.values())
         assert min(machine.free) >= -tables
         for trace in outcome.guests.values():
             guest = trace.guest
@@ -165,7 +165,7 @@ class TestRun:
                 guest.ballooned,
             )
             assert min(places) >= 0
-            assert sum(places) <= guest.parameters.max_pages
+            assert sum(places) <= guest.size
             assert guest.ballooned <= guest.parameters.balloon_max_pages
             assert all(0 <= speed <= 1.0001 for speed in trace.speed)
         assert len(outcome.guests) + len(outcome.refused) <= int(str(values["count"])) + 1
@@ -179,6 +179,25 @@ class TestRun:
         outcome = run(files.read(SMALL.format(**values).encode()), TaxedShares())
         assert "a-3" in outcome.refused
         assert "min 40M + overhead" in outcome.refused["a-3"]
+
+    def test_changes_are_promised_or_refused(self) -> None:
+        def changed(word: str, memory: int) -> Outcome:
+            text = SMALL.format(duration=40, step=1, seed=1, memory=memory, count=2, low=20,
+                                balloon="true", active=30)
+            read = files.read(text.replace('tax = "0"', word).encode())
+            return run(read, TaxedShares())
+
+        outcome = changed('max = "24M"', 200)
+        assert outcome.refused == {}
+        for name in ("a-1", "a-2"):
+            assert outcome.guests[name].guest.parameters.max_pages == 24 * MIB
+            assert outcome.guests[name].held[-1] == pytest.approx(24 * MIB, abs=MIB)
+        assert changed('min = "64M"', 200).refused == {}
+        outcome = changed('min = "64M"', 120)
+        assert list(outcome.refused) == ["a-2 at 20 s"]
+        assert "min 64M + overhead" in outcome.refused["a-2 at 20 s"]
+        assert outcome.guests["a-1"].guest.parameters.min_pages == 64 * MIB
+        assert outcome.guests["a-2"].guest.parameters.min_pages == 20 * MIB
 
 
 class TestCommand:

@@ -8,6 +8,9 @@ promise, too, if its user named it: the swap that it takes to push the guest dow
 min is reserved. So the sum of the maxes is bounded by memory and swap together, and
 what is promised can always be kept, whatever the others do.
 
+Not all that uvmm leaves can be promised: a little of machine memory is kept free so that
+guests need not wait for each page, and when all hold their mins there must be as much.
+
 A guest whose max nobody named may grow to all that can be backed, as far as there is
 any: beyond its min it is promised nothing. The same goes for children of guests, which
 nobody asked for.
@@ -21,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from uvmm.errors import BadInputError, NoRoomError
+from uvmm.policy.states import State, thresholds
 from uvmm.units import CHUNK_BYTES, chunks_down, chunks_up, format_size, pages_to_bytes
 
 if TYPE_CHECKING:
@@ -104,12 +108,14 @@ class Room:
     What there is, and what is promised of it to `guests` guests.
 
     `reserved_pages` are their mins and overheads, `reserved_swap_pages` what lies
-    between their mins and their maxes; `own_pages` is what uvmm needs without guests.
+    between their mins and their maxes; `own_pages` is what uvmm needs without guests,
+    `spare_pages` are to be free in any case.
     """
 
     total_pages: int
     own_pages: int
     swap_pages: int
+    spare_pages: int = 0
     guests: int = 0
     reserved_pages: int = 0
     reserved_swap_pages: int = 0
@@ -121,14 +127,36 @@ def overhead(max_pages: int) -> int:
     return OVERHEAD_PAGES_A_GUEST + -(-table_bytes // pages_to_bytes(1))
 
 
+def machine_room(machine: Machine, guests: Iterable[Booking], *, own_pages: int) -> Room:
+    """
+    Return the room on a machine as it is now.
+
+    Args:
+        machine: The machine.
+        guests: What is reserved for those that run.
+        own_pages: What the daemon held of it before it served; it may hold more now.
+    """
+    running = list(guests)
+    tables = sum(one.overhead_pages for one in running)
+    of = thresholds(
+        machine.total_pages, net_pages=machine.net_pages, wait_pages=machine.wait_pages
+    )
+    return room(
+        running, total_pages=machine.total_pages, swap_pages=machine.swap_total_pages,
+        own_pages=max(own_pages, machine.daemon_pages - tables),
+        spare_pages=of.boundaries[State.LOW].leave_pages,
+    )
+
+
 def room(
-    guests: Iterable[Booking], *, total_pages: int, own_pages: int, swap_pages: int
+    guests: Iterable[Booking], *, total_pages: int, own_pages: int, swap_pages: int,
+    spare_pages: int = 0,
 ) -> Room:
     """Return the room on a machine where *guests* run."""
     running = list(guests)
     return Room(
         total_pages=total_pages, own_pages=own_pages, swap_pages=swap_pages,
-        guests=len(running),
+        spare_pages=spare_pages, guests=len(running),
         reserved_pages=sum(one.min_pages + one.overhead_pages for one in running),
         reserved_swap_pages=sum(one.swap_pages for one in running),
     )
@@ -143,13 +171,15 @@ def reserve(there: Room, wanted: Booking) -> Room:
             unreserved machine memory, or max - min not into unreserved swap.
     """
     need_pages = wanted.min_pages + wanted.overhead_pages
-    left_pages = max(0, there.total_pages - there.own_pages - there.reserved_pages)
+    kept_pages = there.own_pages + there.spare_pages
+    left_pages = max(0, there.total_pages - kept_pages - there.reserved_pages)
+    spare = f" and keeps {_size(there.spare_pages)} free" if there.spare_pages else ""
     others = f"{there.guests} other guest{'' if there.guests == 1 else 's'}"
     if need_pages > left_pages:
         raise NoRoomError(
             f"min {_size(wanted.min_pages)} + overhead {_size(wanted.overhead_pages)} = "
             f"{_size(need_pages)} cannot be guaranteed: of {_size(there.total_pages)} machine "
-            f"memory uvmm itself takes {_size(there.own_pages)}, {others} were promised "
+            f"memory uvmm itself takes {_size(there.own_pages)}{spare}, {others} were promised "
             f"{_size(there.reserved_pages)}, {_size(left_pages)} is left"
         )
     left_swap_pages = max(0, there.swap_pages - there.reserved_swap_pages)
@@ -165,6 +195,15 @@ def reserve(there: Room, wanted: Booking) -> Room:
     return replace(
         there, guests=there.guests + 1, reserved_pages=there.reserved_pages + need_pages,
         reserved_swap_pages=there.reserved_swap_pages + wanted.swap_pages,
+    )
+
+
+def release(there: Room, booked: Booking) -> Room:
+    """Return the room with one guest less, for which this was reserved."""
+    return replace(
+        there, guests=there.guests - 1,
+        reserved_pages=there.reserved_pages - booked.min_pages - booked.overhead_pages,
+        reserved_swap_pages=there.reserved_swap_pages - booked.swap_pages,
     )
 
 

@@ -188,6 +188,8 @@ def verdict_words(verdict: Verdict) -> str:
         f"; asked for {_size(tried.asked_pages)} its balloon gave {_size(tried.given_pages)}"
         if tried.asked_pages else ""
     )
+    if not guest.balloon_able:
+        asked += "; its agent does not answer"
     paged = f"; {_size(tried.paged_pages)} were paged out" if tried.paged_pages else ""
     if tried.blocks:
         paged += f"; it was blocked {tried.blocks} time{'' if tried.blocks == 1 else 's'}"
@@ -208,6 +210,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "held_bytes": pages_to_bytes(guest.held_pages),
         "touched_bytes": pages_to_bytes(guest.touched_pages),
         "ballooned_bytes": pages_to_bytes(guest.ballooned_pages),
+        "balloon_able": guest.balloon_able,
         "active_percent": round(100 * guest.active, 1),
         "min_bytes": pages_to_bytes(parameters.min_pages),
         "max_bytes": pages_to_bytes(parameters.max_pages),

@@ -169,8 +169,11 @@ def parse_tax(text: str) -> float:
         raise BadInputError(f"tax: {shown(text)} is no tax; write 75% or 0.75")
     tax = float(read[1]) / (100 if read[2] else 1)
     if tax > TAX_MAX:
-        hint = f" (write {read[1]}% for a percentage)" if not read[2] and tax >= 1 else ""
-        raise BadInputError(f"the idle tax must be 0% to 99%, not {100 * tax:g}%{hint}")
+        said = f"{100 * tax:g}%"
+        if not read[2] and tax >= 1:
+            meant = tax <= 100 * TAX_MAX
+            said = f"{read[1]} (write {read[1]}% for a percentage)" if meant else read[1]
+        raise BadInputError(f"the idle tax must be 0% to 99%, not {said}")
     return tax
 
 

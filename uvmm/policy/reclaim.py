@@ -112,6 +112,8 @@ def plan(
             balloon_pages += more_pages
         elif not above:
             balloon_pages = _let_go(guest, verdict)
+        # Which may have been set lower than it is.
+        balloon_pages = min(balloon_pages, guest.parameters.balloon_max_pages)
         blocked_until_ns = track.blocked_until_ns if track.blocked_until_ns > seen.now_ns else 0
         if balloon_pages != guest.ballooned_pages or page_out_pages or blocked_until_ns:
             orders.append(

@@ -79,6 +79,11 @@ class ModelGuest:
         self._chance = chance
 
     @property
+    def size(self) -> int:
+        """The pages of its memory, of which its max may have become less."""
+        return self.kind.parameters.max_pages
+
+    @property
     def held(self) -> int:
         """Pages in machine memory."""
         return self.zeros + self.idle + self.used
@@ -137,7 +142,9 @@ class ModelGuest:
         self._watch(phase, runs_s, step_s)
         return self.held - before
 
-    def obey(self, order: Order | None, step_s: float, *, now_s: float, room: Room) -> None:
+    def obey(
+        self, order: Order | None, step_s: float, *, now_s: float, room: PagingRoom
+    ) -> None:
         """Do what is ordered; None is nothing. Paging takes from *room*."""
         self._order = order
         if order is None:
@@ -189,7 +196,10 @@ class ModelGuest:
         lacks = max(0, min(phase.active_pages - self.used - self.used_out, rate))
         from_zeros = min(lacks, self.zeros)
         self.zeros -= from_zeros
-        room = self.parameters.max_pages - self.ballooned - self.held - self.swapped
+        room = min(
+            self.size - self.ballooned - self.held - self.swapped,
+            self.parameters.max_pages - self.held,
+        )
         room = min(max(0, room - from_zeros), free_pages)
         given = min(lacks - from_zeros, room)
         # Where no page is to be had, its own idle ones make room.
@@ -222,7 +232,7 @@ class ModelGuest:
         self.ballooned += given
         return given
 
-    def _page_out(self, asked: int, room: Room) -> int:
+    def _page_out(self, asked: int, room: PagingRoom) -> int:
         zeros = min(asked, self.zeros)
         self.zeros -= zeros
         self.zeros_dropped += zeros
@@ -264,7 +274,7 @@ class ModelGuest:
 
 
 @dataclass(slots=True)
-class Room:
+class PagingRoom:
     """How much more can be paged out in this step."""
 
     pages: int

@@ -14,18 +14,19 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from uvmm.errors import NoRoomError
-from uvmm.policy.admission import booking, overhead, reserve, room
+from uvmm.policy.admission import booking, overhead, release, reserve, room
 from uvmm.policy.course import Course, advance
 from uvmm.policy.decision import History
 from uvmm.policy.observation import Observation
-from uvmm.sim.guest import ModelGuest, Room
+from uvmm.sim.guest import ModelGuest, PagingRoom
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from uvmm.policy.admission import Room
     from uvmm.policy.contract import Policy
     from uvmm.policy.decision import Decision
-    from uvmm.sim.scenario import Scenario
+    from uvmm.sim.scenario import Change, Scenario
 
 _NS = 1_000_000_000
 SHOWN_GUESTS = 24  # of more only the figures at the end are kept
@@ -156,7 +157,7 @@ class _Host:
         orders = {order.id: order for order in done.orders}
         swapped = sum(trace.guest.swapped for trace in self._running.values())
         space = max(0, self._scenario.swap_pages - swapped)
-        paging = Room(pages=min(space, round(self._scenario.page_out_rate * step_s)))
+        paging = PagingRoom(pages=min(space, round(self._scenario.page_out_rate * step_s)))
         for trace in self._running.values():
             guest = trace.guest
             guest.obey(orders.get(guest.id), step_s, now_s=now_s, room=paging)
@@ -168,9 +169,21 @@ class _Host:
         while self._changes and self._changes[-1].at_s <= now_s:
             change = self._changes.pop()
             self._parameters[change.kind] = change.parameters
+            there = self._room()
             for trace in self._running.values():
                 if trace.guest.kind.name == change.kind:
-                    trace.guest.parameters = change.parameters
+                    there = self._set(trace.guest, change, there)
+
+    def _set(self, guest: ModelGuest, change: Change, there: Room) -> Room:
+        """Change a guest's parameters, or nothing if they cannot be promised."""
+        others = release(there, booking(guest.parameters, size_pages=guest.size))
+        try:
+            there = reserve(others, booking(change.parameters, size_pages=guest.size))
+        except NoRoomError as error:
+            self.outcome.refused[f"{guest.name} at {change.at_s:g} s"] = str(error)
+        else:
+            guest.parameters = change.parameters
+        return there
 
     def _leave(self, now_s: float) -> None:
         for guest_id, trace in list(self._running.items()):
@@ -182,17 +195,15 @@ class _Host:
     def _arrive(self, now_s: float) -> None:
         if not self._arrivals or self._arrivals[-1][0] > now_s:
             return
-        there = room(
-            (booking(trace.guest.parameters) for trace in self._running.values()),
-            total_pages=self._scenario.memory_pages, own_pages=self._scenario.own_pages,
-            swap_pages=self._scenario.swap_pages,
-        )
+        there = self._room()
         while self._arrivals and self._arrivals[-1][0] <= now_s:
             _, _, number, kind = self._arrivals.pop()
             name = kind.name if kind.count == 1 else f"{kind.name}-{number + 1}"
             parameters = self._parameters[kind.name]
             try:
-                there = reserve(there, booking(parameters))
+                there = reserve(
+                    there, booking(parameters, size_pages=kind.parameters.max_pages)
+                )
             except NoRoomError as error:
                 self.outcome.refused[name] = str(error)
                 continue
@@ -204,6 +215,14 @@ class _Host:
             self._running[self._next_id] = trace
             self.outcome.guests[name] = trace
             self._next_id += 1
+
+    def _room(self) -> Room:
+        guests = [trace.guest for trace in self._running.values()]
+        return room(
+            [booking(guest.parameters, size_pages=guest.size) for guest in guests],
+            total_pages=self._scenario.memory_pages, own_pages=self._scenario.own_pages,
+            swap_pages=self._scenario.swap_pages,
+        )
 
     def _live(self, now_s: float, step_s: float) -> None:
         free_pages = max(0, self._free_pages())
@@ -219,7 +238,7 @@ class _Host:
             self._running[verdict.guest.id].target_pages = verdict.target_pages
 
     def _own_pages(self) -> int:
-        tables = sum(overhead(t.guest.parameters.max_pages) for t in self._running.values())
+        tables = sum(overhead(t.guest.size) for t in self._running.values())
         return self._scenario.own_pages + tables
 
     def _free_pages(self) -> int:

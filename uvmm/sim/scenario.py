@@ -298,14 +298,18 @@ def _changes(
     text: ScenarioText, kinds: tuple[Kind, ...], memory_pages: int
 ) -> Iterator[Change]:
     now = {kind.name: kind.parameters for kind in kinds}
+    sizes = {kind.name: kind.parameters.max_pages for kind in kinds}
     for change in sorted(text.change, key=lambda change: change.at_s):
         base = now.get(change.guest)
         what = f"change at {change.at_s:g} s"
         if base is None:
             raise BadInputError(f"{what}: there is no guest {change.guest}")
         now[change.guest] = _parameters(change, memory_pages, what, base=base)
-        if now[change.guest].max_pages != base.max_pages:
-            raise BadInputError(f"{what}: the max of a guest that runs cannot be changed")
+        if now[change.guest].max_pages > sizes[change.guest]:
+            raise BadInputError(
+                f"{what}: max {change.max} is more than the memory that {change.guest} was "
+                "started with, which cannot grow"
+            )
         yield Change(at_s=change.at_s, kind=change.guest, parameters=now[change.guest])
 
 

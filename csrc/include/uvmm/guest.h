@@ -118,7 +118,8 @@ enum { UVMM_CALM = 0, UVMM_TIGHT = 1, UVMM_STALLED = 2 };
  * afterwards. It may not block for long. UVMM_CALM says that it is over. */
 typedef uint64_t (*uvmm_pressure_fn)(void *arg, int level, uint64_t wanted_pages);
 
-/* Adds a callback; they are called in the order they were added.
+/* Adds a callback; they are called in the order they were added, and then file caches
+ * give what is wanted still.
  *   -EINVAL  fn is NULL       -ENOSPC  16 are there already */
 UVMM_PUBLIC int uvmm_on_pressure(uvmm_guest *g, uvmm_pressure_fn fn, void *arg);
 /* Removes it; once it returns the callback does not run any more (called from
