@@ -18,10 +18,10 @@ from uvmm.scratch import Scratch, ScratchError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-DAEMON_BYTES = 64 << 20  # what it holds itself, and a part of what it keeps free
+DAEMON_BYTES = 72 << 20  # what it holds itself, and a part of what it keeps free
 SWAP_BYTES = 2 << 30
 MAX_BYTES = 1 << 30
-BETWEEN_S = 0.03
+BETWEEN_S = 0.15
 PROGRAM_S = 240.0
 
 
