@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DAEMON_BYTES = 72 << 20  # what it holds itself, and a part of what it keeps free
 SWAP_BYTES = 2 << 30
 MAX_BYTES = 1 << 30
-BETWEEN_S = 0.15
+BETWEEN_S = 0.05
 PROGRAM_S = 240.0
 
 

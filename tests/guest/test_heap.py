@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).with_name("programs") / "heap_check.c"
 PLUGINS = SOURCE.with_name("plugin_check.c")
 ENOUGH = 256 << 20
-TIGHT = 32 << 20
+TIGHT = 24 << 20
 
 
 @pytest.fixture(scope="module")
