@@ -105,13 +105,13 @@ static uint64_t rest(void *arg, int level, uint64_t wanted_pages)
 {
 	(void)level;
 	strcat(order, "r");
-	*(uint64_t *)arg = wanted_pages;
+	atomic_store((_Atomic uint64_t *)arg, wanted_pages);
 	return 3;
 }
 
 static void test_the_last_are_asked_for_the_rest(void)
 {
-	uint64_t asked = 0;
+	_Atomic uint64_t asked = 0;
 
 	start();
 	CHECK(!agent_add_last(&d->agent, rest, &asked) && !agent_add(&d->agent, note, "a"));
