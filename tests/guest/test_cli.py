@@ -464,6 +464,9 @@ class TestCrash:
 @pytest.fixture
 def never_large(place: Place) -> Iterator[Place]:
     """Small pages of shared memory alone, and no daemon that changes that."""
+    # What a daemon that was killed has left the next one puts right.
+    assert place.up().returncode == 0
+    assert place.uvmm("down").returncode == 0
     former = {at: host.chosen_word(at.path) for at in machine_settings.page_settings()}
     if any(at.book.exists() or not os.access(at.path, os.W_OK) for at in former):
         pytest.skip("large pages are not ours to set, or other daemons serve")
