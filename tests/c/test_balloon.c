@@ -75,7 +75,7 @@ static void expect(struct peer *p, const char *line, const char *want)
 	      answer ? answer : "died", want);
 }
 
-/* What is free is less for the moment in which the agent gives it back. */
+/* What is free is less, and what is away more, for the moment in which the agent is at it. */
 static void expect_soon(struct peer *p, const char *line, const char *want)
 {
 	int i;
@@ -285,7 +285,7 @@ static void test_shared_pages(void)
 	plane_tell(&a, "free 0 8192");
 	make(e, &a, ALL);
 	CHECK(plane_stats(e, &a).shared_pages == 0 && plane_stats(e, &a).split_pages == 0, "books");
-	expect(&a, "away 0 16384", "ok 0");
+	expect_soon(&a, "away 0 16384", "ok 0");
 	plane_tell(&b, "check 0 8192 5");
 	plane_tell(&a, "fill 50 50 7");
 	CHECK(plane_stats(e, &a).popped_pages == 50, "popped");
