@@ -31,7 +31,7 @@ from uvmm.web.page import add_page_routes
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -53,6 +53,7 @@ def make_app(
     guest_socket: Path,
     events: deque[LogEvent],
     history: History,
+    config: Mapping[str, Any],
     shut_down: Callable[[], None],
     http_port: int | None = None,
 ) -> FastAPI:
@@ -64,6 +65,7 @@ def make_app(
         guest_socket: Where guests are to attach.
         events: The newest lines of the log.
         history: The figures of the past.
+        config: The daemon's settings.
         shut_down: Makes the daemon end soon; called from its event loop.
         http_port: Where the web page is served, None if nowhere.
     """
@@ -78,7 +80,7 @@ def make_app(
     _add_daemon_routes(app, daemon, events, shut_down)
     _add_health_route(app, daemon, http_port)
     add_page_routes(app)
-    add_look_routes(app, daemon, history)
+    add_look_routes(app, daemon, history, config)
     return app
 
 

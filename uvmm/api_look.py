@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from anyio import to_thread
 from fastapi import Query, Request
@@ -15,6 +15,8 @@ from uvmm.core import MAP_CELLS_MAX
 from uvmm.figures import figures_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fastapi import FastAPI
 
     from uvmm.daemon import Daemon
@@ -24,7 +26,9 @@ LARGEST_NUMBER = 1 << 62
 NAME_CHARACTERS = 256
 
 
-def add_look_routes(app: FastAPI, daemon: Daemon, history: History) -> None:
+def add_look_routes(
+    app: FastAPI, daemon: Daemon, history: History, config: Mapping[str, Any]
+) -> None:
     """Add them to *app*; none of them changes anything."""
 
     @app.get("/v1/guests/{name}/map")
@@ -44,6 +48,11 @@ def add_look_routes(app: FastAPI, daemon: Daemon, history: History) -> None:
         return await to_thread.run_sync(
             lambda: schema.explanation(daemon.explain(name), name, limit)
         )
+
+    @app.get("/v1/config")
+    async def settings() -> dict[str, Any]:
+        """Return the daemon's settings as they came out."""
+        return dict(config)
 
     @app.get("/v1/history")
     async def told(

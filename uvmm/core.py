@@ -199,7 +199,7 @@ class Engine:
         c.kin = config.kin
         guest_id = ffi.new("uint64_t *")
         err = ffi.new("char[]", lib.UVMM_ERR_BYTES)
-        with self._call() as engine:
+        with self.call() as engine:
             code = lib.uvmm_guest_create(engine, c, guest_id, err)
         if code:
             raise _error(code, _text(err))
@@ -212,10 +212,9 @@ class Engine:
         Raises:
             UnknownGuestError: If it has ended.
         """
-        with self._call() as engine:
+        with self.call() as engine:
             code = lib.uvmm_guest_set_target(engine, guest_id, pages)
-        if code:
-            raise _error(code, "")
+        check(code)
 
     def set_min(self, guest_id: int, pages: int) -> None:
         """
@@ -225,10 +224,9 @@ class Engine:
             UnknownGuestError: If it has ended.
             BadInputError: If it is more than its memory.
         """
-        with self._call() as engine:
+        with self.call() as engine:
             code = lib.uvmm_guest_set_min(engine, guest_id, pages)
-        if code:
-            raise _error(code, "")
+        check(code)
 
     def set_balloon(self, guest_id: int, pages: int) -> None:
         """
@@ -241,10 +239,9 @@ class Engine:
             UnknownGuestError: If it has ended.
             NotReadyError: If it has not attached yet.
         """
-        with self._call() as engine:
+        with self.call() as engine:
             code = lib.uvmm_guest_set_balloon(engine, guest_id, pages)
-        if code:
-            raise _error(code, "")
+        check(code)
 
     def reclaim(
         self, guest_id: int, pages: int, tier: str, *, floor_pages: int | None = None
@@ -262,7 +259,7 @@ class Engine:
             EngineError: If the tier failed.
         """
         result = ffi.new("struct uvmm_job_result *")
-        with self._call() as engine:
+        with self.call() as engine:
             if floor_pages is None:
                 code = lib.uvmm_guest_reclaim(engine, guest_id, pages, _TIERS[tier], result)
             else:
@@ -275,8 +272,7 @@ class Engine:
             raise EngineError(
                 f"the {tier} tier failed after {result.pages} pages; see the daemon's log"
             )
-        if code not in (0, -errno.ENOSPC):
-            raise _error(code, "")
+        check(0 if code == -errno.ENOSPC else code)
         return told.moved(result)
 
     def restore(self, guest_id: int) -> Moved:
@@ -289,14 +285,13 @@ class Engine:
             EngineError: If a page is damaged.
         """
         result = ffi.new("struct uvmm_job_result *")
-        with self._call() as engine:
+        with self.call() as engine:
             code = lib.uvmm_guest_restore(engine, guest_id, result)
         if code == -errno.EIO:
             raise EngineError(
                 f"a stored page is damaged, see the log; {result.pages} pages came back"
             )
-        if code not in (0, -errno.ENOMEM):
-            raise _error(code, "")
+        check(0 if code == -errno.ENOMEM else code)
         return told.moved(result)
 
     def sample(self, guest_id: int, pages: int) -> None:
@@ -312,10 +307,9 @@ class Engine:
         """
         if not 0 < pages <= SAMPLE_PAGES_MAX:
             raise BadInputError(f"a sample has 1 to {SAMPLE_PAGES_MAX} pages, got {pages}")
-        with self._call() as engine:
+        with self.call() as engine:
             code = lib.uvmm_guest_sample(engine, guest_id, pages)
-        if code:
-            raise _error(code, "")
+        check(code)
 
     def set_idle_cost(self, permille: int) -> None:
         """
@@ -326,7 +320,7 @@ class Engine:
         """
         if not 0 <= permille <= 1000:
             raise BadInputError(f"the cost is 0 to 1000 thousandths, got {permille}")
-        with self._call() as engine:
+        with self.call() as engine:
             lib.uvmm_set_idle_cost(engine, permille)
 
     def block(self, guest_id: int, until_ns: int) -> None:
@@ -340,10 +334,9 @@ class Engine:
             UnknownGuestError: If it has ended.
             NotReadyError: If it has not attached yet.
         """
-        with self._call() as engine:
+        with self.call() as engine:
             code = lib.uvmm_guest_block(engine, guest_id, until_ns)
-        if code:
-            raise _error(code, "")
+        check(code)
 
     def share_now(self, guest_id: int) -> Shared:
         """
@@ -355,12 +348,11 @@ class Engine:
             ConflictError: If it shares with nobody.
         """
         result = ffi.new("struct uvmm_share_result *")
-        with self._call() as engine:
+        with self.call() as engine:
             code = lib.uvmm_share_now(engine, guest_id, result)
         if code == -errno.EOPNOTSUPP:
             raise ConflictError("the guest was started with --share-group off")
-        if code:
-            raise _error(code, "")
+        check(code)
         return told.shared(result)
 
     def page_map(self, guest_id: int, max_pages: int, cells: int) -> PageMap:
@@ -381,10 +373,9 @@ class Engine:
             raise BadInputError(f"a map has 1 to {MAP_CELLS_MAX} cells, got {cells}")
         cells = min(cells, max_pages)
         rows = ffi.new("struct uvmm_map_cell[]", cells)
-        with self._call() as engine:
+        with self.call() as engine:
             code = lib.uvmm_guest_map(engine, guest_id, rows, cells)
-        if code:
-            raise _error(code, "")
+        check(code)
         counts = memoryview(ffi.buffer(rows)).cast("Q")
         return PageMap(
             max_pages=max_pages, cells=cells,
@@ -425,36 +416,35 @@ class Engine:
         """Fill the rows, which are made to be enough; returns the machine, and how many."""
         machine = ffi.new("struct uvmm_machine_stats *")
         count = ffi.new("size_t *")
-        with self._call() as engine:
+        with self.call() as engine:
             while True:
                 room = len(self._rows)
                 code = question(engine, machine, self._rows, room, count)
-                if code:
-                    raise _error(code, "")
+                check(code)
                 if count[0] <= room:
                     return machine, int(count[0])
                 self._rows = ffi.new("struct uvmm_guest_stats[]", 2 * int(count[0]))
 
     def set_aim(self, headroom_pages: int) -> None:
         """Have guests above their target live on their own pages below that headroom."""
-        with self._call() as engine:
+        with self.call() as engine:
             lib.uvmm_set_aim(engine, headroom_pages)
 
     def alarm(self, headroom_pages: int) -> None:
         """Have one event SHORT once there is less headroom than that; 0: none."""
-        with self._call() as engine:
+        with self.call() as engine:
             lib.uvmm_alarm(engine, headroom_pages)
 
     @property
     def event_fd(self) -> int:
         """A descriptor that is readable while events wait; not the caller's to close."""
-        with self._call() as engine:
+        with self.call() as engine:
             return int(lib.uvmm_event_fd(engine))
 
     def next_event(self) -> Event | None:
         """Take the oldest event; None if there is none."""
         event = ffi.new("struct uvmm_event *")
-        with self._call() as engine:
+        with self.call() as engine:
             if lib.uvmm_event_next(engine, event):
                 return None
         return Event(
@@ -463,8 +453,8 @@ class Engine:
         )
 
     @contextmanager
-    def _call(self) -> Iterator[Any]:
-        """Keep the engine from being freed under a call."""
+    def call(self) -> Iterator[Any]:
+        """Keep the engine from being freed under a call of C."""
         with self._idle:
             if self._stopping:
                 raise NotReadyError("the daemon is ending")
@@ -488,6 +478,17 @@ def _set_text(struct: Any, field: str, value: str) -> None:
 def _text(chars: Any) -> str:
     raw: bytes = ffi.string(chars)
     return raw.decode(errors="backslashreplace").replace("\n", " ")
+
+
+def check(code: int) -> None:
+    """
+    Raise what a call's *code* means, unless it is 0.
+
+    Raises:
+        UvmmError: Of the kind that fits.
+    """
+    if code:
+        raise _error(code, "")
 
 
 def _error(code: int, reason: str) -> UvmmError:

@@ -136,15 +136,20 @@ def owner(pid: int) -> tuple[int, int] | None:
 
 def mounts_below(directory: Path) -> list[Path]:
     """Return the mount points below *directory*, innermost first."""
+    points = [point for point, _ in mounts() if directory in point.parents]
+    return sorted(points, key=lambda point: len(point.parts), reverse=True)
+
+
+def mounts() -> list[tuple[Path, str]]:
+    """Return all mount points, and of what kind each is."""
     points = []
     # Anyone's mount point may hold bytes that are no text.
     for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
-        escaped = line.split(b" ")[4]
+        mounted, _, source = line.partition(b" - ")
+        escaped = mounted.split(b" ")[4]
         raw = _ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), escaped)
-        point = Path(os.fsdecode(raw))
-        if directory in point.parents:
-            points.append(point)
-    return sorted(points, key=lambda point: len(point.parts), reverse=True)
+        points.append((Path(os.fsdecode(raw)), os.fsdecode(source.split(b" ")[0])))
+    return points
 
 
 def shmem_setting(kib: int) -> Path:

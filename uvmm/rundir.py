@@ -6,6 +6,7 @@ A daemon's run directory: what lies where, its lock and its record.
     daemon.lock    held while it lives    daemon.pid   its process, once it serves
     daemon.log     one JSON object a line state.json   what a crash would leave
     machine/       machine memory         mem/         the memory filesystem
+    look.sock      guests' memory, for reading (`uvmm mount`)
     http.token     opens the web page, if there is one (`uvmm up --http`)
 """
 
@@ -48,6 +49,11 @@ class RunDir:
         return self.path / "guest.sock"
 
     @property
+    def look_socket(self) -> Path:
+        """Where guests' memory is read; root's."""
+        return self.path / "look.sock"
+
+    @property
     def lock(self) -> Path:
         """Held by the daemon."""
         return self.path / "daemon.lock"
@@ -77,7 +83,7 @@ class RunDir:
         return [
             self.control_socket, self.guest_socket, self.pid, self.state,
             self.state.with_suffix(".new"), self.log, self.log.with_suffix(".log.1"),
-            self.http_token,
+            self.http_token, self.look_socket,
         ]
 
     def directories(self) -> list[Path]:

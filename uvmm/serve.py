@@ -21,7 +21,7 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from uvmm import host, leftovers, machine_settings, rundir
 from uvmm.api import make_app
@@ -32,7 +32,8 @@ from uvmm.errors import BadInputError, DaemonStartError, EngineError, NotReadyEr
 from uvmm.figures import remember
 from uvmm.history import History, bytes_for
 from uvmm.log import LOGGER, open_log, tell
-from uvmm.rules import rules_of
+from uvmm.look.serve import serve_looks
+from uvmm.rules import in_force, rules_of
 from uvmm.sense import PERIOD_S
 from uvmm.settings import (
     VIA,
@@ -108,6 +109,7 @@ async def serve(settings: Settings, ready: Callable[[str], bool]) -> None:
         loop.add_reader(parts.engine.event_fd, pump.drain)
         undo.callback(loop.remove_reader, parts.engine.event_fd)
         servers = _servers(settings, parts, stop, undo)
+        serve_looks(parts.engine, parts.run_dir, undo)
         tasks = [
             asyncio.create_task(server.serve(sockets=[link])) for server, link in servers
         ]
@@ -139,6 +141,7 @@ class _Parts:
     events: deque[LogEvent]
     history: History
     group: int | None
+    config: dict[str, Any]
 
 
 class _EventPump:
@@ -209,7 +212,7 @@ def _open(
     history = History(started_s=time.time(), bytes_max=bytes_for(sizes.memory_bytes))
     return _Parts(
         run_dir=run_dir, engine=engine, daemon=daemon, events=events, history=history,
-        group=group,
+        group=group, config=in_force(settings, sizes, rules),
     )
 
 
@@ -310,7 +313,8 @@ def _servers(
     page = None if port is None else listen(parts.run_dir, port, parts.group, undo)
     app = make_app(
         parts.daemon, guest_socket=parts.run_dir.guest_socket, events=parts.events,
-        history=parts.history, http_port=page.port if page else None, shut_down=stop.set,
+        history=parts.history, config=parts.config, shut_down=stop.set,
+        http_port=page.port if page else None,
     )
     servers = [(Server(app), control)]
     if page is not None:

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "locks.h"
+#include "uvmm_core.h"
 
 #define BUCKETS_MIN 1024u
 #define BITS 64u
@@ -184,6 +185,19 @@ int frames_ref(struct frames *f, uint64_t frame)
 	return rc;
 }
 
+int frames_hold(struct frames *f, uint64_t frame)
+{
+	int rc = -ENOENT;
+
+	if (frame >= f->most)
+		return rc;
+	lock(&f->lock);
+	if (f->frame[frame].refs)
+		rc = ref_locked(f, frame);
+	unlock(&f->lock);
+	return rc;
+}
+
 bool frames_unref(struct frames *f, uint64_t frame)
 {
 	bool last;
@@ -207,4 +221,22 @@ struct frames_usage frames_usage(struct frames *f)
 	usage = (struct frames_usage){ .published = f->published, .refs = f->refs };
 	unlock(&f->lock);
 	return usage;
+}
+
+size_t frames_list(struct frames *f, uint64_t from, struct uvmm_frame *out, size_t cap)
+{
+	uint64_t i = from;
+	size_t n = 0;
+
+	lock(&f->lock);
+	for (; i < f->most && n < cap && n < f->published; i++) {
+		if (!(f->taken[i / BITS] >> i % BITS)) {
+			i |= BITS - 1;
+			continue;
+		}
+		if (f->frame[i].refs)
+			out[n++] = (struct uvmm_frame){ i, f->frame[i].hash, f->frame[i].refs };
+	}
+	unlock(&f->lock);
+	return n;
 }

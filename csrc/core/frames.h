@@ -63,6 +63,8 @@ int frames_publish(struct frames *f, uint64_t frame, uint64_t hash, uint32_t ref
 uint64_t frames_find(struct frames *f, uint64_t hash, uint64_t last);
 /* One more, of a frame of which the caller has one.  -EOVERFLOW */
 int frames_ref(struct frames *f, uint64_t frame);
+/* One, of any frame.  -ENOENT  it is not published   -EOVERFLOW */
+int frames_hold(struct frames *f, uint64_t frame);
 /* True: that was the last, and the frame is the caller's to punch and give. */
 bool frames_unref(struct frames *f, uint64_t frame);
 
@@ -71,5 +73,10 @@ struct frames_usage {
 };
 
 struct frames_usage frames_usage(struct frames *f);
+
+struct uvmm_frame;
+
+/* The published frames with numbers of `from` or more, in order; how many of up to cap. */
+size_t frames_list(struct frames *f, uint64_t from, struct uvmm_frame *out, size_t cap);
 
 #endif /* FRAMES_H */

@@ -86,6 +86,15 @@ no_frames:
 	return rc;
 }
 
+static struct group *find_locked(struct groups *s, const char *name)
+{
+	struct group *group = s->first;
+
+	while (group && strcmp(group->name, name))
+		group = group->next;
+	return group;
+}
+
 int group_join(struct groups *s, const struct machine *m, const char *name, uint64_t pages,
 	       struct group **out)
 {
@@ -93,8 +102,7 @@ int group_join(struct groups *s, const struct machine *m, const char *name, uint
 	int rc = 0;
 
 	lock(&s->lock);
-	for (group = s->first; group && strcmp(group->name, name); group = group->next)
-		;
+	group = find_locked(s, name);
 	if (!group) {
 		rc = make(m, name, pages, &group);
 		if (!rc) {
@@ -178,4 +186,54 @@ struct group_usage groups_usage(struct groups *s)
 	}
 	unlock(&s->lock);
 	return sum;
+}
+
+/* --- looking inside ---------------------------------------------------------- */
+
+size_t groups_list(struct groups *s, struct uvmm_group *out, size_t cap)
+{
+	struct group *group;
+	size_t n = 0;
+
+	lock(&s->lock);
+	for (group = s->first; group; group = group->next, n++) {
+		if (n >= cap)
+			continue;
+		memcpy(out[n].name, group->name, sizeof(out[n].name));
+		out[n].frames = frames_usage(&group->frames).published;
+	}
+	unlock(&s->lock);
+	return n;
+}
+
+int groups_frames(struct groups *s, const char *name, uint64_t from, struct uvmm_frame *out,
+		  size_t cap, size_t *n)
+{
+	struct group *group;
+
+	lock(&s->lock);
+	group = find_locked(s, name);
+	*n = group ? frames_list(&group->frames, from, out, cap) : 0;
+	unlock(&s->lock);
+	return group ? 0 : -ENOENT;
+}
+
+int groups_read(struct groups *s, const char *name, uint64_t frame, uint64_t hash,
+		void *dst)
+{
+	struct group *group;
+	uint64_t found[2];
+	int rc = -ENOENT;
+
+	lock(&s->lock);
+	group = find_locked(s, name);
+	if (group && !frames_hold(&group->frames, frame)) {
+		memcpy(dst, group_frame(group, frame), UVMM_PAGE_SIZE);
+		group_drop_frame(group, frame);
+		/* The number may be another frame's by now. */
+		uvmm_page_hash(dst, found);
+		rc = found[0] == hash ? 0 : -ENOENT;
+	}
+	unlock(&s->lock);
+	return rc;
 }

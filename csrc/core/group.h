@@ -66,6 +66,15 @@ static inline const char *group_frame(const struct group *group, uint64_t frame)
 	return group->view + frame * UVMM_PAGE_SIZE;
 }
 
+/* Fills up to cap with the groups that there are; how many these are. */
+size_t groups_list(struct groups *s, struct uvmm_group *out, size_t cap);
+/* See frames_list().  -ENOENT  there is no such group */
+int groups_frames(struct groups *s, const char *name, uint64_t from, struct uvmm_frame *out,
+		  size_t cap, size_t *n);
+/* The content of a frame of that hash.  -ENOENT  there is none */
+int groups_read(struct groups *s, const char *name, uint64_t frame, uint64_t hash,
+		void *dst);
+
 struct group_usage {
 	uint64_t frames;        /* with a reference */
 	uint64_t refs;

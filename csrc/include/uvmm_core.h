@@ -242,6 +242,68 @@ struct uvmm_map_cell {
  *   -ENOENT, -ENOTCONN   -EINVAL  no cells, more than pages, or than UVMM_MAP_CELLS_MAX */
 int uvmm_guest_map(uvmm_engine *e, uint64_t id, struct uvmm_map_cell *map, uint32_t cells);
 
+/* --- looking inside: nothing is moved, and no guest waits for it for long ------ */
+
+#define UVMM_PEEK_PAGES_MAX 512
+
+/* Reads the contents of pages [ppn, ppn + pages) of the guest, wherever each is, into
+ * dst: each page as it was at some moment during the call. What was never written, or
+ * was given back, is zeros.
+ *   -ENOENT, -ENOTCONN   -EINVAL  no pages, too many, or beyond its memory
+ *   -EIO  a page is damaged, or cannot be read   -EAGAIN  a page is on its way for seconds */
+int uvmm_guest_peek(uvmm_engine *e, uint64_t id, uint64_t ppn, uint32_t pages, void *dst);
+
+/* Where each of [ppn, ppn + pages) is: a word a page. Bits 0-3 are its enum
+ * uvmm_map_state, 4-7 how often it is pinned, 8-11 its tier if it is stored, 12-63 its
+ * place: the number of its frame (SHARED), or of its slot in the tier; 0 for the others.
+ *   -ENOENT, -ENOTCONN   -EINVAL  beyond its memory */
+int uvmm_guest_pages(uvmm_engine *e, uint64_t id, uint64_t ppn, uint64_t pages,
+		     uint64_t *word);
+
+struct uvmm_page_run {
+	uint64_t ppn, pages;
+	uint64_t state;                 /* enum uvmm_map_state */
+};
+
+/* The guest's pages from *ppn on in runs of one state, in order; up to cap of them. *n is
+ * how many, *ppn where to go on: the guest's size after the last.
+ *   -ENOENT, -ENOTCONN   -EINVAL  beyond its memory */
+int uvmm_guest_runs(uvmm_engine *e, uint64_t id, uint64_t *ppn, struct uvmm_page_run *run,
+		    size_t cap, size_t *n);
+
+struct uvmm_group {
+	char name[UVMM_CORE_GROUP_BYTES];
+	uint64_t frames;
+};
+
+/* The groups whose guests share; fills up to cap, *n is how many there are. */
+void uvmm_groups(uvmm_engine *e, struct uvmm_group *group, size_t cap, size_t *n);
+
+struct uvmm_frame {
+	uint64_t frame;
+	uint64_t hash;                  /* the first word of uvmm_page_hash() */
+	uint64_t refs;                  /* pages that are it */
+};
+
+/* A group's frames with numbers of `from` or more, in order; *n is how many of up to cap.
+ *   -ENOENT  there is no such group */
+int uvmm_frames(uvmm_engine *e, const char *group, uint64_t from, struct uvmm_frame *frame,
+		size_t cap, size_t *n);
+
+/* The content of a frame that has this hash, 4096 bytes.
+ *   -ENOENT  it has not, or there is none any more */
+int uvmm_frame_peek(uvmm_engine *e, const char *group, uint64_t frame, uint64_t hash,
+		    void *dst);
+
+struct uvmm_frame_ref {
+	uint64_t frame, guest, ppn;
+};
+
+/* Which pages of which guests (by id) are frames [lo, hi) of a group, by frame, guest and
+ * page; fills up to cap, *n is how many there are. */
+void uvmm_frame_refs(uvmm_engine *e, const char *group, uint64_t lo, uint64_t hi,
+		     struct uvmm_frame_ref *ref, size_t cap, size_t *n);
+
 enum uvmm_event_kind {
 	UVMM_EVENT_LOG = 1,             /* text, for the log */
 	UVMM_EVENT_ATTACHED = 2,

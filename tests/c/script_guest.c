@@ -33,7 +33,7 @@ uint64_t script_mix(uint64_t x)
 	return x ^ x >> 31;
 }
 
-static void pattern(uint64_t *words, uint64_t page, uint64_t seed)
+void script_pattern(uint64_t *words, uint64_t page, uint64_t seed)
 {
 	size_t i;
 
@@ -51,7 +51,7 @@ const char *script_fill_alike(uint64_t first, uint64_t pages, uint64_t seed)
 	uint64_t p;
 
 	for (p = first; p < first + pages; p++)
-		pattern(script_page(p), 0, seed);
+		script_pattern(script_page(p), 0, seed);
 	return NULL;
 }
 
@@ -60,7 +60,7 @@ const char *script_fill(uint64_t first, uint64_t pages, uint64_t seed)
 	uint64_t p;
 
 	for (p = first; p < first + pages; p++)
-		pattern(script_page(p), p, seed);
+		script_pattern(script_page(p), p, seed);
 	return NULL;
 }
 
@@ -81,7 +81,7 @@ const char *script_check(uint64_t first, uint64_t pages, uint64_t seed, enum exp
 
 	for (p = first; p < first + pages; p++) {
 		if (what != ZERO)
-			pattern(want, what == OWN ? p : 0, seed);
+			script_pattern(want, what == OWN ? p : 0, seed);
 		for (i = 0; i < WORDS; i++) {
 			uint64_t got = script_page(p)[i];
 
@@ -134,7 +134,7 @@ static void contents(const struct race *r, uint64_t page, uint64_t v, uint64_t *
 	if (v == EMPTY)
 		memset(words, 0, PAGE);
 	else
-		pattern(words, r->kinds ? 0 : page, v);
+		script_pattern(words, r->kinds ? 0 : page, v);
 }
 
 static uint64_t next_version(const struct race *r, uint64_t page, uint64_t rnd)
@@ -226,7 +226,7 @@ static const char *by_syscall(uint64_t first, uint64_t pages, uint64_t seed)
 	uint64_t p;
 
 	for (p = 0; p < pages; p++)
-		pattern((uint64_t *)(void *)(copy + p * PAGE), first + p, seed);
+		script_pattern((uint64_t *)(void *)(copy + p * PAGE), first + p, seed);
 	if (fwrite(copy, 1, bytes, f) != bytes || fflush(f))
 		return "cannot write the file";
 	while (done < bytes) {

@@ -17,6 +17,8 @@ extern uvmm_guest *script_guest;
 extern char *script_base;
 
 uint64_t script_mix(uint64_t x);
+/* What script_fill() makes of a page; of any with script_fill_alike() it is that of page 0. */
+void script_pattern(uint64_t *words, uint64_t page, uint64_t seed);
 uint64_t *script_page(uint64_t page);
 const char *script_count(uint64_t n);
 

@@ -113,7 +113,7 @@ def a_history() -> History:
 def new_app() -> FastAPI:
     daemon = Daemon(cast("Engine", NoEngine()), on_change=lambda _: None)
     return make_app(
-        daemon, guest_socket=Path("/g.sock"), events=deque(), history=a_history(),
+        daemon, guest_socket=Path("/g.sock"), events=deque(), history=a_history(), config={},
         shut_down=lambda: None,
     )
 
@@ -369,7 +369,7 @@ def test_a_guest_that_ends_during_its_admission_is_not_kept() -> None:
 
     daemon = Daemon(cast("Engine", Ending()), on_change=lambda _: None)
     app = make_app(
-        daemon, guest_socket=Path("/g"), events=deque(), history=a_history(),
+        daemon, guest_socket=Path("/g"), events=deque(), history=a_history(), config={},
         shut_down=lambda: None,
     )
     assert register(app).status_code == 201

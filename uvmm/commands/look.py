@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Commands by which one looks: top, web, record, report."""
+"""Commands by which one looks: top, web, mount, umount, record, report."""
 
 from __future__ import annotations
 
@@ -79,6 +79,44 @@ def web(run_dir: RunDirOption = DEFAULT_RUN_DIR, as_json: JsonOption = False) ->
         print_json({"url": url, "port": port, "token": token})
     else:
         print(f"{url}#token={token}")
+
+
+@app.command(epilog=examples(
+    "mkdir /tmp/look && uvmm mount /tmp/look && cat /tmp/look/README",
+    "cmp /tmp/look/guests/redis-server/memory saved",
+))
+def mount(
+    directory: Annotated[str, typer.Argument(metavar="DIR")],
+    run_dir: RunDirOption = DEFAULT_RUN_DIR,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay; Ctrl-C unmounts.")
+    ] = False,
+) -> None:
+    """Mount machine and guests as files: figures, knobs, page maps, memory, events."""
+    from uvmm.look import mount as mounting
+
+    # An answer first: a wrong --run-dir would be a directory full of errors.
+    client_of(run_dir).get("/v1/health")
+    if foreground:
+        mounting.serve(run_dir_of(run_dir), mounting.check_place(directory), quiet=True)
+    else:
+        mounting.mount(run_dir_of(run_dir), directory)
+
+
+@app.command(epilog=examples(
+    "uvmm umount /tmp/look",
+    "uvmm umount --lazy /tmp/look",
+))
+def umount(
+    directory: Annotated[str, typer.Argument(metavar="DIR")],
+    lazy: Annotated[
+        bool, typer.Option("--lazy", help="At once, also if files there are open.")
+    ] = False,
+) -> None:
+    """Unmount what 'uvmm mount' has mounted; its process ends."""
+    from uvmm.look import mount as mounting
+
+    mounting.unmount(directory, lazy=lazy)
 
 
 @app.command(epilog=examples(
