@@ -8,10 +8,13 @@ csrc/include/uvmm_core.h, little end first.
 
 from __future__ import annotations
 
+import fcntl
+import mmap
+import os
 from typing import TYPE_CHECKING, Any
 
 from uvmm._core import ffi, lib
-from uvmm.core import GUESTS_MAX, check
+from uvmm.core import GUESTS_MAX, PAGE_BYTES, check
 from uvmm.errors import BadInputError, EngineError
 
 if TYPE_CHECKING:
@@ -27,11 +30,44 @@ _GROUP_BYTES: int = lib.UVMM_CORE_GROUP_BYTES
 
 
 class Looking:
-    """One reader of an engine; for one thread at a time."""
+    """One reader of an engine, with a window that it fills; for one thread at a time."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._pages: Any = None
+        self._window: mmap.mmap | None = None
+        self._window_fd = -1
+
+    def close(self) -> None:
+        """Let go of the window."""
+        if self._window is not None:
+            self._window.close()
+            os.close(self._window_fd)
+            self._window = None
+
+    def window(self) -> int:
+        """
+        Return a descriptor of the window: memory of `PEEK_PAGES_MAX` pages.
+
+        Whoever has it cannot change its size.
+
+        Raises:
+            OSError: If there is no memory.
+        """
+        if self._window is None:
+            size = PEEK_PAGES_MAX * PAGE_BYTES
+            fd = os.memfd_create("uvmm-window", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            try:
+                os.ftruncate(fd, size)
+                fcntl.fcntl(
+                    fd, fcntl.F_ADD_SEALS,
+                    fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
+                )
+                self._window = mmap.mmap(fd, size)
+            except OSError:
+                os.close(fd)
+                raise
+            self._window_fd = fd
+        return self._window_fd
 
     def guests(self) -> list[dict[str, Any]]:
         """Return the guests: id, name, uid, pages of memory, whether it is attached."""
@@ -47,24 +83,25 @@ class Looking:
             for row in rows[0 : count[0]]
         ]
 
-    def memory(self, guest_id: int, ppn: int, pages: int) -> memoryview:
+    def memory(self, guest_id: int, ppn: int, pages: int) -> bytes:
         """
-        Return the contents of pages of a guest; good until the next call.
+        Have the contents of pages of a guest in the window; returns nothing.
 
         Raises:
             UnknownGuestError: If it has ended.
             NotReadyError: If it has not attached yet.
-            BadInputError: If that is not in its memory, or more than `PEEK_PAGES_MAX`.
+            BadInputError: If that is not in its memory, or more than `PEEK_PAGES_MAX`, or
+                there is no window.
             EngineError: If a page is damaged, or does not hold still.
         """
         if not 0 < pages <= PEEK_PAGES_MAX:
             raise BadInputError(f"1 to {PEEK_PAGES_MAX} pages are read at once, got {pages}")
-        if self._pages is None:
-            self._pages = ffi.new("char[]", PEEK_PAGES_MAX * 4096)
-        with self._engine.call() as engine:
-            code = lib.uvmm_guest_peek(engine, guest_id, ppn, pages, self._pages)
+        if self._window is None:
+            raise BadInputError("ask for the window first")
+        with self._engine.call() as engine, ffi.from_buffer(self._window) as window:
+            code = lib.uvmm_guest_peek(engine, guest_id, ppn, pages, window)
         check(code)
-        return memoryview(ffi.buffer(self._pages, pages * 4096))
+        return b""
 
     def pages(self, guest_id: int, ppn: int, pages: int) -> bytes:
         """
@@ -132,7 +169,7 @@ class Looking:
         Raises:
             UnknownGuestError: If there is none of that hash any more.
         """
-        page = ffi.new("char[]", 4096)
+        page = ffi.new("char[]", PAGE_BYTES)
         with self._engine.call() as engine:
             code = lib.uvmm_frame_peek(engine, _name(group), frame, page_hash, page)
         check(code)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
+import os
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, cast
@@ -20,7 +22,7 @@ from uvmm.look import event_log, texts
 from uvmm.look.event_log import EventLog
 from uvmm.look.link import Link
 from uvmm.look.serve import answer_all
-from uvmm.look.wire import HEAD, PEEK_PAGES, REQUEST_BYTES, RUN, STATES, WORDS
+from uvmm.look.wire import HEAD, PEEK_PAGES, REQUEST_BYTES, RUN, STATES, WINDOW_BYTES, WORDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +96,12 @@ def test_a_long_log_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Fake:
-    """A `Looking` of one guest with pages of one byte each."""
+    """A `Looking` of one guest whose pages have one byte that counts."""
+
+    def __init__(self) -> None:
+        self.space_fd = os.memfd_create("test")
+        os.ftruncate(self.space_fd, WINDOW_BYTES)
+        self.space = mmap.mmap(self.space_fd, WINDOW_BYTES)
 
     def guests(self) -> list[dict[str, Any]]:
         return [{"id": 1, "name": "a"}]
@@ -106,7 +113,11 @@ class Fake:
             raise EngineError("damaged")
         if ppn == 8:
             raise NotReadyError("not attached")
-        return bytes([ppn % 256]) * pages
+        self.space[:pages] = bytes([ppn % 256]) * pages
+        return b""
+
+    def window(self) -> int:
+        return self.space_fd
 
     def runs(self, guest: int, ppn: int) -> tuple[int, bytes]:
         return min(4, ppn + 2), RUN.pack(ppn, 2, guest) if ppn < 4 else b""
@@ -150,7 +161,7 @@ def test_requests_are_answered_in_order() -> None:
         {"op": "guests"},
     ]
     told = talk(b"".join(json.dumps(one).encode() + b"\n" for one in asked))
-    assert told[0] == (0, b"\3\3\3\3")
+    assert told[0] == (0, b"")
     assert [code for code, _ in told[1:]] == [errno.ENOENT, errno.EIO, errno.ENOTCONN, 0]
     assert json.loads(told[4][1])[0]["name"] == "a"
 
@@ -198,9 +209,9 @@ def test_a_link_says_what_is_wrong(tmp_path: Path) -> None:
 
     threading.Thread(target=serve, daemon=True).start()
     assert link.ask_json("guests")[0]["id"] == 1
-    assert bytes(link.ask("memory", guest=1, ppn=2, pages=2)) == b"\2\2"
+    assert bytes(link.peek(1, 2, 2)[:3]) == b"\2\2\0"
     with pytest.raises(OSError, match="ended") as gone:
-        link.ask("memory", guest=5, ppn=2, pages=2)
+        link.peek(5, 2, 2)
     assert gone.value.errno == errno.ENOENT
     assert [RUN.unpack_from(link.ask_runs(1), at)[0] for at in (0, RUN.size)] == [0, 2]
     link.close()

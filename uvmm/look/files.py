@@ -118,7 +118,8 @@ class Files(Operations):  # type: ignore[misc]
         if size <= 0:
             return b""
         told = node.read(offset, size)
-        return (ctypes.c_char * len(told)).from_buffer(told)
+        # Memory that can be written is handed on without a copy.
+        return bytes(told) if told.readonly else (ctypes.c_char * len(told)).from_buffer(told)
 
     def write(self, path: str, data: bytes, _offset: int, info: Any) -> int:
         """Take a value, whole: each write is one."""

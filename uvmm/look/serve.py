@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from uvmm.core_look import Looking
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 READERS_MAX = 64
 SILENCE_S = 300.0  # of a reader that keeps its connection
 _LARGEST = 1 << 62
-_Told = bytes | memoryview
-_NOTHING: _Told = b""
 _ERRNOS: Mapping[type[UvmmError], int] = {
     UnknownGuestError: errno.ENOENT,
     NotReadyError: errno.ENOTCONN,
@@ -104,8 +102,11 @@ class _Readers:
     def _serve(self, peer: socket.socket) -> None:
         try:
             peer.settimeout(SILENCE_S)
-            with peer, peer.makefile("rb") as requests:
-                answer_all(Looking(self._engine), peer, requests)
+            with (
+                closing(Looking(self._engine)) as looking, peer,
+                peer.makefile("rb") as requests,
+            ):
+                answer_all(looking, peer, requests)
         except OSError:
             return
         except Exception:
@@ -118,18 +119,24 @@ class _Readers:
 def answer_all(looking: Looking, peer: socket.socket, requests: IO[bytes]) -> None:
     """Answer a connection's requests until it ends, or sends what is no line."""
     while line := requests.readline(REQUEST_BYTES):
-        code, told = 0, _NOTHING
+        code, told, fds = 0, b"", []  # type: int, bytes, list[int]
         try:
-            told = _answer(looking, _request(line))
+            asked = _request(line)
+            if asked.get("op") == "window":
+                fds = [looking.window()]
+            else:
+                told = _answer(looking, asked)
         except UvmmError as error:
             code = next(
                 (number for kind, number in _ERRNOS.items() if isinstance(error, kind)),
                 errno.EIO,
             )
             told = str(error).encode(errors="backslashreplace")
-        view = memoryview(told)
-        peer.sendall(HEAD.pack(code, view.nbytes))
-        peer.sendall(view)
+        head = HEAD.pack(code, len(told))
+        if fds:
+            socket.send_fds(peer, [head], fds)
+        else:
+            peer.sendall(head + told)
         if not line.endswith(b"\n"):
             tell("a reader of the look channel sent no line; hung up", level=logging.WARNING)
             return
@@ -145,19 +152,19 @@ def _request(line: bytes) -> dict[str, Any]:
     return asked
 
 
-def _answer(looking: Looking, asked: dict[str, Any]) -> _Told:
+def _answer(looking: Looking, asked: dict[str, Any]) -> bytes:
     answer = _ANSWERS.get(str(asked.get("op")))
     if answer is None:
-        raise BadInputError(f"op is one of {', '.join(_ANSWERS)}")
+        raise BadInputError(f"op is one of window, {', '.join(_ANSWERS)}")
     return answer(looking, asked)
 
 
-def _runs(looking: Looking, asked: dict[str, Any]) -> _Told:
+def _runs(looking: Looking, asked: dict[str, Any]) -> bytes:
     at, runs = looking.runs(*_numbers(asked, "guest", "ppn"))
     return WORD.pack(at) + runs
 
 
-_ANSWERS: Mapping[str, Callable[[Looking, dict[str, Any]], _Told]] = {
+_ANSWERS: Mapping[str, Callable[[Looking, dict[str, Any]], bytes]] = {
     "guests": lambda looking, _: json.dumps(looking.guests()).encode(),
     "memory": lambda looking, asked: looking.memory(*_numbers(asked, "guest", "ppn", "pages")),
     "pages": lambda looking, asked: looking.pages(*_numbers(asked, "guest", "ppn", "pages")),

@@ -64,6 +64,7 @@ class Source:
         self.run_dir = run_dir
         self._client = Client(run_dir.control_socket, wait_s=ANSWER_WAIT_S)
         self._links: LifoQueue[Link] = LifoQueue()
+        self._own_links: dict[int, Link] = {}
         self._lock = threading.Lock()
         self._kept: dict[Any, tuple[float, Any]] = {}
 
@@ -215,6 +216,11 @@ class Source:
             yield link
         finally:
             self._links.put(link)
+
+    def own_link(self) -> Link:
+        """Return a connection that is this thread's, and nobody else's."""
+        # Threads of libfuse have no storage of their own in Python: each call is a new one.
+        return self._own_links.setdefault(threading.get_ident(), Link(self.run_dir.look_socket))
 
     def _get(self, path: str) -> Any:
         try:

@@ -54,10 +54,14 @@ class Growing(Node):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bulk(Node):
-    """A file of fixed size, read in pieces: `read(at, size)` is within it."""
+    """
+    A file of fixed size, read in pieces: `read(at, size)` is within it.
+
+    What it returns is good until the same thread reads again.
+    """
 
     size: int
-    read: Callable[[int, int], bytearray]
+    read: Callable[[int, int], memoryview]
 
 
 @dataclass(slots=True)
@@ -139,9 +143,9 @@ class Tree:
         if name in texts.KNOBS:
             return self._knob(guest.name, name)
         if name == "memory":
-            return self._bulk(guest, "memory", unit=PAGE_BYTES, most=PEEK_PAGES)
+            return self._memory(guest)
         if name == "pagemap":
-            return self._bulk(guest, "pages", unit=WORD.size, most=WORDS)
+            return self._pagemap(guest)
         return None
 
     def _knob(self, name: str, knob: str) -> Node:
@@ -151,10 +155,27 @@ class Tree:
             write=lambda value: self._set(name, knob, value),
         )
 
-    def _bulk(self, guest: Guest, op: str, *, unit: int, most: int) -> Node:
+    def _memory(self, guest: Guest) -> Node:
+        link = self.source.own_link
+
+        def read(at: int, size: int) -> memoryview:
+            return _pieces(
+                at, size, PAGE_BYTES, PEEK_PAGES,
+                lambda ppn, pages: link().peek(guest.id, ppn, pages),
+            )
+
         return Bulk(
-            mode=stat.S_IFREG | 0o400, uid=guest.uid, size=guest.pages * unit,
-            read=lambda at, size: self._pieces(guest, op, at, size, unit=unit, most=most),
+            mode=stat.S_IFREG | 0o400, uid=guest.uid, size=guest.pages * PAGE_BYTES, read=read
+        )
+
+    def _pagemap(self, guest: Guest) -> Node:
+        def words(ppn: int, pages: int) -> memoryview:
+            with self.source.link() as link:
+                return memoryview(link.ask("pages", guest=guest.id, ppn=ppn, pages=pages))
+
+        return Bulk(
+            mode=stat.S_IFREG | 0o400, uid=guest.uid, size=guest.pages * WORD.size,
+            read=lambda at, size: _pieces(at, size, WORD.size, WORDS, words),
         )
 
     def _set(self, name: str, knob: str, value: str) -> None:
@@ -168,25 +189,6 @@ class Tree:
         for gone in self._errors.keys() - self.source.guests().keys():
             del self._errors[gone]
 
-    def _pieces(
-        self, guest: Guest, op: str, at: int, size: int, *, unit: int, most: int
-    ) -> bytearray:
-        """Ask for what covers the bytes wanted: `most` pages at once, `unit` bytes each."""
-        first, end = at // unit, -(-(at + size) // unit)
-        parts = []
-        with self.source.link() as link:
-            for ppn in range(first, end, most):
-                try:
-                    parts.append(
-                        link.ask(op, guest=guest.id, ppn=ppn, pages=min(most, end - ppn))
-                    )
-                except OSError as error:
-                    raise _seen_by_a_reader(error) from None
-        told = parts[0] if len(parts) == 1 else bytearray().join(parts)
-        if at % unit or len(told) != size:
-            return told[at % unit : at % unit + size]
-        return told
-
     def _frame_names(self) -> list[str]:
         return [part for name in self.source.frames() for part in (name, name + _REFS)]
 
@@ -197,12 +199,12 @@ class Tree:
         if name.endswith(_REFS):
             return _text(lambda: texts.refs_text(self.source.refs(frame)), mode=0o400)
 
-        def read(at: int, size: int) -> bytearray:
+        def read(at: int, size: int) -> memoryview:
             with self.source.link() as link:
                 told = link.ask(
                     "frame", group=frame.group, frame=frame.number, hash=frame.hash
                 )
-            return told[at : at + size]
+            return memoryview(told)[at : at + size]
 
         return Bulk(mode=stat.S_IFREG | 0o400, size=PAGE_BYTES, read=read)
 
@@ -220,6 +222,31 @@ _GUEST_TEXTS: Mapping[str, Callable[[Tree, Guest], str]] = {
     "pagemap.txt": lambda tree, guest: texts.pagemap_text(tree.source.runs(guest)),
 }
 _GUEST_FILES = (*_GUEST_TEXTS, *texts.KNOBS, "memory", "pagemap", "pages")
+
+
+def _pieces(
+    at: int, size: int, unit: int, most: int, ask: Callable[[int, int], memoryview]
+) -> memoryview:
+    """
+    Ask for what covers the bytes wanted.
+
+    Args:
+        at: Where they begin.
+        size: How many.
+        unit: Bytes of a page in this file.
+        most: How many pages are asked for at once.
+        ask: Returns so many pages from one on; good until the next call.
+    """
+    first, end, before = at // unit, -(-(at + size) // unit), at % unit
+    try:
+        if end - first <= most:
+            return ask(first, end - first)[before : before + size]
+        told = bytearray()
+        for ppn in range(first, end, most):
+            told += ask(ppn, min(most, end - ppn))
+    except OSError as error:
+        raise _seen_by_a_reader(error) from None
+    return memoryview(told)[before : before + size]
 
 
 def _seen_by_a_reader(error: OSError) -> OSError:

@@ -7,7 +7,9 @@ A request is a JSON object in one line, {"op": ..., ...}; an answer is a head (a
 reason in words. Requests of one connection are answered in their order.
 
     guests                        JSON: [{id, name, uid, pages, attached}]
-    memory   guest, ppn, pages    contents, at most `PEEK_PAGES`
+    window                        a descriptor comes with the answer: memory of `WINDOW_BYTES`
+                                  that this connection has in common with the daemon
+    memory   guest, ppn, pages    contents, at most `PEEK_PAGES`, go into the window
     pages    guest, ppn, pages    a word a page, at most `WORDS`
     runs     guest, ppn           where to go on, and runs: first page, pages, state
     groups                        JSON: [name]
@@ -22,6 +24,7 @@ import struct
 
 REQUEST_BYTES = 4096
 PEEK_PAGES = 512
+WINDOW_BYTES = PEEK_PAGES * 4096
 WORDS = 1 << 17
 HEAD = struct.Struct("<qQ")
 WORD = struct.Struct("<Q")
