@@ -57,16 +57,19 @@ def add_look_routes(
     @app.get("/v1/history")
     async def told(
         since: Annotated[int, Query(ge=0, le=LARGEST_NUMBER)] = 0,
+        name: Annotated[str | None, Query(max_length=NAME_CHARACTERS)] = None,
     ) -> Response:
         """
         Return the figures of the past, after sample number `since`, in columns.
+
+        With a name, those of the machine and of the guests that were called so.
 
         {started_at, last, numbers, at_seconds, machine: {figure: [...]},
         guests: [{name, number, first, figure: [...]}]}: a guest's columns begin with
         sample `first` of those returned. Numbers begin anew with each daemon, which
         `started_at` tells apart.
         """
-        words = await to_thread.run_sync(lambda: json.dumps(history.told(since)))
+        words = await to_thread.run_sync(lambda: json.dumps(history.told(since, name)))
         return Response(words, media_type="application/json")
 
     @app.get("/metrics")

@@ -117,9 +117,11 @@ class History:
         with self._lock:
             self._add_locked(figures["machine"], figures["guests"], at_s)
 
-    def told(self, since: int = 0) -> dict[str, Any]:
+    def told(self, since: int = 0, name: str | None = None) -> dict[str, Any]:
         """
         Return the samples after number *since*, oldest first, in columns.
+
+        With a name, only the guests that are called so.
 
         Each guest's columns begin with sample `first` of those returned.
         """
@@ -134,7 +136,7 @@ class History:
             "numbers": [one.number for one in samples],
             "at_seconds": [one.at_s for one in samples],
             "machine": _machine_columns(samples),
-            "guests": _guest_columns(samples),
+            "guests": _guest_columns(samples, name),
         }
 
     def _add_locked(
@@ -187,12 +189,14 @@ def _machine_columns(samples: list[_Sample]) -> dict[str, Any]:
     }
 
 
-def _guest_columns(samples: list[_Sample]) -> list[dict[str, Any]]:
+def _guest_columns(samples: list[_Sample], wanted: str | None) -> list[dict[str, Any]]:
     first: dict[int, tuple[str, int]] = {}
     values: dict[int, array[int]] = {}
     for at, sample in enumerate(samples):
         row = sample.guests
         for start, name in zip(range(0, len(row), _WIDTH), sample.names, strict=True):
+            if wanted not in (None, name):
+                continue
             number = row[start]
             if number not in values:
                 first[number], values[number] = (name, at), array("q")

@@ -394,7 +394,7 @@ def test_guests_and_daemons_that_go(served: Place, look: Path) -> None:
         began = time.monotonic()
         with fails(errno.EIO):
             (look / path).read_text()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3
     with fails(errno.EIO):
         names(look / "guests")
     assert (look / "README").read_text()

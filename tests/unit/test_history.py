@@ -55,6 +55,15 @@ def test_what_is_remembered_is_what_was_told() -> None:
     assert (one["stall_percent"], two["stall_percent"]) == ([1.25, 1.25], [2.5])
 
 
+def test_one_guest_of_many() -> None:
+    history = a_history()
+    for at in range(3):
+        history.add(seen({"name": "a"}, {"name": "b"}, {"name": "c"}), at_s=float(at))
+    assert [one["name"] for one in history.told(name="b")["guests"]] == ["b"]
+    assert history.told(name="b")["guests"][0] == history.told()["guests"][1]
+    assert history.told(name="d")["guests"] == []
+
+
 def test_fields_are_fields_of_the_figures() -> None:
     told = seen({"name": "a"})
     policy = {"active_bytes"}

@@ -95,9 +95,10 @@ class Source:
         """Return the daemon's settings."""
         return self._keep("config", lambda: self._get("/v1/config"))
 
-    def history(self) -> dict[str, Any]:
-        """Return the past, in columns."""
-        return self._keep("history", lambda: self._get("/v1/history"))
+    def history(self, name: str) -> dict[str, Any]:
+        """Return the past of a guest, in columns."""
+        query = urlencode({"name": name}, errors="surrogateescape")
+        return self._keep(("history", name), lambda: self._get(f"/v1/history?{query}"))
 
     def explanation(self, name: str) -> dict[str, Any]:
         """Return why a guest holds what it holds."""
