@@ -18,6 +18,7 @@
 #define FULL 1024u                      /* a yield that is worth the whole budget: */
 #define FULL_ONE_IN 4u                  /* one page of so many */
 #define LEAST (FULL / 8)
+#define MODEST 10u                      /* so little of the budget while CPUs are busy */
 #define IDLE_NS (100 * NS_PER_MS)
 #define LOOK_NS (250 * NS_PER_MS)
 #define LOOK_ROOMY_NS NS_PER_S
@@ -139,12 +140,17 @@ static bool is_due(struct guest *g, uint64_t now_ns)
 	return p->slow && machine_file_pages(g->memfd) > p->file_pages + p->file_pages / GROWN;
 }
 
+static bool is_roomy(const struct pressure *p)
+{
+	return atomic_load(&p->headroom) >= 2 * p->start_max;
+}
+
 /* How often: what splits is missed soon only where memory is short. */
 static uint64_t look_pause_ns(const struct pressure *p)
 {
 	if (atomic_load(&p->is_tight))
 		return LOOK_TIGHT_NS;
-	return atomic_load(&p->headroom) < 2 * p->start_max ? LOOK_NS : LOOK_ROOMY_NS;
+	return is_roomy(p) ? LOOK_ROOMY_NS : LOOK_NS;
 }
 
 /* Splits, and those that are cold. */
@@ -242,7 +248,9 @@ static uint64_t budget_permille(const struct scanner *s)
 {
 	uint64_t all = atomic_load(&s->cpu_permille);
 
-	return all ? 1 + (all - 1) * s->worth / FULL : 0;
+	if (!all)
+		return 0;
+	return 1 + (all - 1) * s->worth / FULL / (s->modest ? MODEST : 1);
 }
 
 /* CPU time that may be used, and what of it was used, in ns. */
@@ -257,7 +265,7 @@ static void settle(struct uvmm_engine *e, struct budget *b, uint64_t used_ns)
 {
 	uint64_t now = clock_ns(), answers = atomic_load(&e->sharing.answers_ns);
 	uint64_t earned = (now - b->at_ns) * budget_permille(&e->scanner) / 1000;
-	int64_t most = SAVED_NS * e->scanner.worth / FULL;
+	int64_t most = SAVED_NS * e->scanner.worth / FULL / (e->scanner.modest ? MODEST : 1);
 
 	b->credit_ns += (int64_t)earned - (int64_t)(used_ns + answers - b->answers_ns);
 	if (b->credit_ns > most)
@@ -287,6 +295,7 @@ static void *scanner_main(void *arg)
 	pthread_setname_np(pthread_self(), "uvmm-scanner");
 	while (pause_ns(s, wait)) {
 		look_after_all(e);
+		s->modest = cpus_are_busy(&s->cpus, clock_ns()) && is_roomy(&e->pressure);
 		found = atomic_load(&s->cpu_permille) && b.credit_ns > 0 &&
 			!atomic_load(&s->asked) && scan_next(e);
 		until = clock_thread_ns();

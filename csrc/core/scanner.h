@@ -8,7 +8,8 @@
  *   little is followed by a longer and longer pause. All CPU time that sharing takes
  *   anywhere in the daemon counts; what is not used is saved up, for a second of CPU.
  *   All of the budget is used where one page of four that are looked at is shared, and
- *   less where it is fewer, down to an eighth.
+ *   less where it is fewer, down to an eighth. While all CPUs are busy and memory is not
+ *   short, a tenth of that: nobody should notice it (cpus.h).
  *
  *   Units    pages. Errors 0 or a negative errno.
  */
@@ -20,6 +21,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cpus.h"
 #include "scan.h"
 
 struct scanner {
@@ -27,6 +29,8 @@ struct scanner {
 	bool runs;
 	_Atomic uint32_t cpu_permille;  /* of one CPU, at most */
 	uint32_t worth;                 /* of it, in 1/1024: the thread's own */
+	struct cpus cpus;               /* likewise */
+	bool modest;                    /* likewise: nobody is to notice */
 	_Atomic int asked;              /* passes on request that go on: it rests meanwhile */
 	pthread_mutex_t lock;           /* guards stop */
 	pthread_cond_t wake;

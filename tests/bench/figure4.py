@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 GUESTS = 10
 FILLED_BYTES = 64 * MIB
+MAX_BYTES = 256 * MIB
+_LIMITED = ("--max", str(MAX_BYTES))
 PASSES = 3
 PICTURE = ROOT / "build" / "bench" / "sharing.png"
 _NUMPY = """
@@ -52,7 +54,7 @@ class Program:
 @contextmanager
 def _redis(side: Side, folder: Path) -> Iterator[None]:
     server = Server(folder)
-    with server.running(side.argv(server.argv), side.environment()):
+    with server.running(side.argv(server.argv, *_LIMITED), side.environment()):
         server.fill(FILLED_BYTES)
         yield
 
@@ -61,8 +63,8 @@ def _redis(side: Side, folder: Path) -> Iterator[None]:
 def _python(side: Side, folder: Path) -> Iterator[None]:
     with held():
         process = subprocess.Popen(
-            side.argv((sys.executable, "-c", _NUMPY)), env=side.environment(), cwd=folder,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+            side.argv((sys.executable, "-c", _NUMPY), *_LIMITED), env=side.environment(),
+            cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )
     try:
         assert process.stdout is not None
@@ -82,8 +84,9 @@ class Merged(Side):
     """An ordinary process, its memory open to KSM."""
 
     def argv(self, argv: tuple[str, ...], *options: str) -> list[str]:
-        """See Side."""
-        return list(merged_argv(*argv, *options))
+        """See Side; options are those of a guest."""
+        del options
+        return list(merged_argv(*argv))
 
 
 def figure4(stage: Stage) -> list[Row]:
@@ -113,7 +116,8 @@ def figure4(stage: Stage) -> list[Row]:
 def _guests(program: Program, folder: Path, swap_dir: Path) -> list[Figures]:
     found = []
     with Scratch(
-        purpose="bench", memory_bytes=3 * GIB, swap_bytes=GIB, swap_dir=swap_dir, share_cpu=0
+        purpose="bench", memory_bytes=3 * GIB, swap_bytes=GUESTS * MAX_BYTES,
+        swap_dir=swap_dir, share_cpu=0,
     ) as daemon, Undo() as undo:
         side = Side(name="uvmm", daemon=daemon)
         for _ in range(GUESTS):

@@ -217,8 +217,10 @@ _GUEST_TEXTS: Mapping[str, Callable[[Tree, Guest], str]] = {
     "status": lambda tree, guest: texts.lines(tree.source.figures_of(guest.name)),
     "stats.json": lambda tree, guest: texts.as_json(tree.source.figures_of(guest.name)),
     "explain": lambda tree, guest: texts.explain_text(tree.source.explanation(guest.name)),
-    "history": lambda tree, guest: texts.history_text(tree.source.history(guest.name), guest.name),
-    "error": lambda tree, guest: tree.error(guest),
+    "history": lambda tree, guest: texts.history_text(
+        tree.source.history(guest.name), guest.name
+    ),
+    "error": Tree.error,
     "pagemap.txt": lambda tree, guest: texts.pagemap_text(tree.source.runs(guest)),
 }
 _GUEST_FILES = (*_GUEST_TEXTS, *texts.KNOBS, "memory", "pagemap", "pages")
