@@ -62,6 +62,18 @@ static uint64_t call_all(struct agent *a, bool last, int level, uint64_t wanted_
 	return sum;
 }
 
+static bool has_last(struct agent *a)
+{
+	bool found = false;
+	size_t i;
+
+	pthread_mutex_lock(&a->lock);
+	for (i = 0; i < a->callbacks; i++)
+		found |= a->callback[i].last;
+	pthread_mutex_unlock(&a->lock);
+	return found;
+}
+
 static int connect_link(struct agent *a)
 {
 	int fd = a->ops->connect(a->arg);
@@ -183,13 +195,15 @@ static bool serve_zap(struct agent *a, const struct message *m)
 
 static bool serve_balloon(struct agent *a, const struct message *m)
 {
+	enum driver_pieces first = has_last(a) ? DRIVER_WHOLE : DRIVER_ANY;
 	struct uvmm_ballooned b = { 0 };
-	uint64_t lacking = a->ops->balloon(a->arg, &m->balloon, &b);
+	uint64_t lacking = a->ops->balloon(a->arg, &m->balloon, first, &b);
 
 	if (lacking && call_all(a, false, UVMM_PRESSURE_SOME, lacking))
-		lacking = a->ops->balloon(a->arg, NULL, &b);
-	if (lacking && call_all(a, true, UVMM_PRESSURE_SOME, lacking))
-		a->ops->balloon(a->arg, NULL, &b);
+		lacking = a->ops->balloon(a->arg, NULL, first, &b);
+	/* The last ones also make whole chunks of what is free. */
+	if (lacking && (call_all(a, true, UVMM_PRESSURE_SOME, lacking) || first == DRIVER_WHOLE))
+		a->ops->balloon(a->arg, NULL, DRIVER_ANY, &b);
 	return answer(a, m->head.seq, UVMM_MSG_BALLOONED, &b, sizeof(b));
 }
 

@@ -32,6 +32,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "driver.h"
 #include "kept.h"
 #include "uvmm/guest.h"
 #include "uvmm/protocol.h"
@@ -59,7 +60,8 @@ struct agent_ops {
 	/* As remap_zap(). */
 	void (*zap)(void *arg, const struct uvmm_zap *m, struct uvmm_zapped *out);
 	/* As driver_serve(). */
-	uint64_t (*balloon)(void *arg, const struct uvmm_balloon *m, struct uvmm_ballooned *out);
+	uint64_t (*balloon)(void *arg, const struct uvmm_balloon *m, enum driver_pieces pieces,
+			    struct uvmm_ballooned *out);
 };
 
 struct agent {

@@ -159,6 +159,7 @@ static bool settle_locked(struct cache_file *f, struct cache_backend *unused)
 
 	if (f->writing_pages)
 		return false;
+	cache_wait_for_busy(f, 0);
 	known = !identify(&f->backend, &now, &gone);
 	if (f->dirty_pages && !gone)
 		return false;
@@ -250,6 +251,7 @@ static void look_anew(struct cache_file *f)
 	bool gone;
 
 	pthread_mutex_lock(&f->lock);
+	cache_wait_for_busy(f, 0);
 	if (!f->dirty_pages && !f->writing_pages && !identify(&f->backend, &now, &gone) &&
 	    !is_same(&now, &f->identity)) {
 		cache_file_drop(f, 0);

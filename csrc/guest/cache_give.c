@@ -6,6 +6,7 @@
 #include "cache_back.h"
 #include "cache_clock.h"
 #include "cache_file.h"
+#include "cache_gather.h"
 #include "cache_page.h"
 
 #define GROWS_AFTER_NS CACHE_S_NS       /* of no pressure */
@@ -85,6 +86,7 @@ uint64_t cache_on_pressure(void *arg, int level, uint64_t wanted_pages)
 	}
 	atomic_store(&c->shrinking_until_ns, cache_now_ns() + GROWS_AFTER_NS);
 	n = cache_give(c, wanted_pages);
+	cache_gather(c, physmem_free_pages(c->memory.physmem) / UVMM_CHUNK_PAGES);
 	/* The rest is dirty, or was when it was looked at. */
 	if (n < wanted_pages && atomic_load(&c->held_pages) > c->min_pages)
 		n += cache_back_owe(c, wanted_pages - n, PRESSURE_WAIT_NS);

@@ -100,6 +100,23 @@ void cache_wake(struct cache_file *f)
 		pthread_cond_broadcast(&f->moved);
 }
 
+void cache_wait_for_busy(struct cache_file *f, uint64_t index)
+{
+	uint64_t number = index / CACHE_RUN_PAGES;
+	struct cache_extent *x;
+
+	while ((x = cache_index_next(&f->extents, &number))) {
+		uint64_t which = UINT64_MAX;
+
+		if (number == index / CACHE_RUN_PAGES)
+			which <<= index % CACHE_RUN_PAGES;
+		if (x->busy & which)
+			cache_wait(f);  /* the extent may be gone after it */
+		else
+			number++;
+	}
+}
+
 /* --- pages of files ------------------------------------------------------------ */
 
 static uint64_t key_of(const struct cache_extent *x, unsigned bit)

@@ -35,6 +35,9 @@ struct cache_extent *cache_extent_make(struct cache_file *f, uint64_t number);
 void cache_extent_tidy(struct cache_extent *x);
 /* f: locked. Waits until something of the file has moved on; the lock is dropped. */
 void cache_wait(struct cache_file *f);
+/* f: locked. Waits until no page from the index on is busy; others may become busy
+ * before it, or after. */
+void cache_wait_for_busy(struct cache_file *f, uint64_t index);
 /* f: locked. Says so. */
 void cache_wake(struct cache_file *f);
 

@@ -99,6 +99,27 @@ static void take_out(struct cache_policy *p, uint32_t i)
 	q->pages--;
 }
 
+void cache_policy_replace(struct cache_policy *p, uint32_t page, uint32_t by)
+{
+	struct cache_policy_page *old = &p->page[page], *new = &p->page[by];
+	struct cache_queue *q = &p->queue[old->queue];
+
+	new->newer = old->newer;
+	new->older = old->older;
+	new->queue = old->queue;
+	new->former = old->former;
+	atomic_store(&new->uses, atomic_load(&old->uses));
+	if (new->newer == CACHE_POLICY_NONE)
+		q->newest = by;
+	else
+		p->page[new->newer].older = by;
+	if (new->older == CACHE_POLICY_NONE)
+		q->oldest = by;
+	else
+		p->page[new->older].newer = by;
+	old->queue = CACHE_QUEUE_NONE;
+}
+
 /* --- ghosts ----------------------------------------------------------------- */
 
 static uint64_t *bucket_of(struct cache_policy *p, uint64_t key)

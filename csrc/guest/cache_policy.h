@@ -76,6 +76,9 @@ void cache_policy_use(struct cache_policy *p, uint32_t page);
 /* A page leaves, as what it held is no more. */
 void cache_policy_leave(struct cache_policy *p, uint32_t page);
 
+/* The second, which is in no queue, has the place of the first from now on. */
+void cache_policy_replace(struct cache_policy *p, uint32_t page, uint32_t by);
+
 /* The page to give up next, or CACHE_POLICY_NONE: cache_policy_give_up() follows; or
  * cache_policy_put_off() if it is in use, or cache_policy_set_aside() if it is dirty. So many
  * pages are about to join: they count as small, or reading ahead would take from main. */

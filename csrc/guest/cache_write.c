@@ -268,25 +268,6 @@ ssize_t cache_write_at(struct uvmm_file *h, const char *buffer, size_t bytes, ui
 
 /* --- size ---------------------------------------------------------------------------- */
 
-/* f: locked. Waits until no page from the index on is busy; others may become busy
- * before it, or after. */
-static void wait_for_busy(struct cache_file *f, uint64_t index)
-{
-	uint64_t number = index / CACHE_RUN_PAGES;
-	struct cache_extent *x;
-
-	while ((x = cache_index_next(&f->extents, &number))) {
-		uint64_t which = UINT64_MAX;
-
-		if (number == index / CACHE_RUN_PAGES)
-			which <<= index % CACHE_RUN_PAGES;
-		if (x->busy & which)
-			cache_wait(f);  /* the extent may be gone after it */
-		else
-			number++;
-	}
-}
-
 /* f: locked, and again at the end. What is in a cached page behind the end is zero. */
 static void zero_tail(struct cache_file *f, uint64_t size)
 {
@@ -323,7 +304,7 @@ int cache_write_resize(struct cache_file *f, uint64_t size)
 	if (!rc && size < f->size) {
 		/* From now on nobody reads beyond it; who has begun to is waited for. */
 		f->size = size;
-		wait_for_busy(f, size / CACHE_PAGE_BYTES);
+		cache_wait_for_busy(f, size / CACHE_PAGE_BYTES);
 		cache_file_drop(f, (size + CACHE_PAGE_BYTES - 1) / CACHE_PAGE_BYTES);
 		zero_tail(f, size);
 	} else if (!rc) {

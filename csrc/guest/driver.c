@@ -14,6 +14,7 @@ struct step {
 	uint64_t rescues;
 	int64_t until_ns;
 	bool refused;           /* by the daemon */
+	enum driver_pieces pieces;
 };
 
 static int64_t now_ns(void)
@@ -188,8 +189,11 @@ static bool give(struct step *s, struct physmem_hand *h)
 /* What goes in and frees nothing is made up for at once: there may be no next time. */
 static void inflate_and_give(struct step *s)
 {
-	struct physmem_hand any = physmem_largest(s->d->physmem), dirty = any;
+	struct physmem_hand dirty = physmem_largest(s->d->physmem), any = dirty;
 	bool more;
+
+	if (s->pieces == DRIVER_WHOLE)
+		any = physmem_whole(s->d->physmem);
 
 	do {
 		more = inflate(s, &any);
@@ -236,11 +240,22 @@ static void set_goal(struct driver *d, uint64_t held, const struct uvmm_balloon 
 		d->owed = 0;
 }
 
+/* Of so many, how many would have to come from others. */
+static uint64_t besides_free(const struct step *s, uint64_t lacking)
+{
+	uint64_t unused = physmem_free_pages(s->d->physmem);
+
+	if (s->pieces == DRIVER_ANY || !lacking)
+		return lacking;
+	return lacking > unused ? lacking - unused : 1;
+}
+
 uint64_t driver_serve(struct driver *d, const struct uvmm_balloon *wanted,
-		      struct uvmm_ballooned *out)
+		      enum driver_pieces pieces, struct uvmm_ballooned *out)
 {
 	struct step s = {
 		.d = d,
+		.pieces = pieces,
 		.rescues = atomic_load(&d->rescues),
 		.until_ns = now_ns() + STEP_NS,
 	};
@@ -255,7 +270,7 @@ uint64_t driver_serve(struct driver *d, const struct uvmm_balloon *wanted,
 	held = physmem_balloon_pages(d->physmem);
 	d->more = held != d->goal && !is_stopped(&s) && now_ns() >= s.until_ns;
 	*out = (struct uvmm_ballooned){ .pages = held, .more = d->more };
-	lacking = lacking_pages(&s);
+	lacking = besides_free(&s, lacking_pages(&s));
 	lacking = lacking > d->owed ? lacking : d->owed;
 	return is_stopped(&s) || d->more ? 0 : lacking;
 }

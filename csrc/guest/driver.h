@@ -60,9 +60,17 @@ void driver_forked(struct driver *d);
 /* What of [page, page + n) is in the balloon is in use instead. */
 void driver_use(struct driver *d, uint64_t page, uint64_t n);
 
-/* What can be done in a moment. How many pages the guest lacks for it: the program is asked
- * for them, after which this is called again, with NULL, for what is still to be done. */
+/* How far to go in a moment, by what is free. */
+enum driver_pieces {
+	DRIVER_WHOLE,           /* whole chunks alone: others could make more of the rest */
+	DRIVER_ANY,
+};
+
+/* What can be done in a moment. How many pages the guest lacks for it, besides those that
+ * are free in smaller pieces; with DRIVER_WHOLE at least 1 if there is something to be done
+ * with these. The program is asked for them, after which this is called again, with NULL, for
+ * what is still to be done. */
 uint64_t driver_serve(struct driver *d, const struct uvmm_balloon *wanted,
-		      struct uvmm_ballooned *out);
+		      enum driver_pieces pieces, struct uvmm_ballooned *out);
 
 #endif /* DRIVER_H */

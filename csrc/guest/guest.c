@@ -18,6 +18,7 @@
 #include "remap.h"
 
 #define TICK_MS 1000
+#define TICK_PIECE_PAGES 16u
 
 struct uvmm_guest {
 	struct attachment attachment;
@@ -83,7 +84,7 @@ static uint64_t trim_for_agent(void *arg)
 	struct uvmm_guest *g = arg;
 	uint64_t pages = 0;
 
-	physmem_trim(&g->physmem, discard_free, g, &pages);
+	physmem_trim(&g->physmem, 1, discard_free, g, &pages);
 	return pages;
 }
 
@@ -108,16 +109,19 @@ static void zap_for_agent(void *arg, const struct uvmm_zap *m, struct uvmm_zappe
 }
 
 static uint64_t balloon_for_agent(void *arg, const struct uvmm_balloon *m,
-				  struct uvmm_ballooned *out)
+				  enum driver_pieces pieces, struct uvmm_ballooned *out)
 {
-	return driver_serve(&((struct uvmm_guest *)arg)->balloon, m, out);
+	return driver_serve(&((struct uvmm_guest *)arg)->balloon, m, pieces, out);
 }
 
-/* While memory is wanted, what is freed goes back at once. */
+/* While memory is wanted, what is freed goes back at once, but for small pieces, which will
+ * be used again soon, or go when there is pressure. */
 static int tick(void *arg)
 {
-	if (physmem_balloon_pages(&((struct uvmm_guest *)arg)->physmem))
-		trim_for_agent(arg);
+	struct uvmm_guest *g = arg;
+
+	if (physmem_balloon_pages(&g->physmem))
+		physmem_trim(&g->physmem, TICK_PIECE_PAGES, discard_free, g, NULL);
 	return TICK_MS;
 }
 
@@ -278,7 +282,7 @@ int uvmm_free(uvmm_guest *g, void *block, size_t bytes)
 
 int uvmm_trim(uvmm_guest *g, uint64_t *pages)
 {
-	int rc = physmem_trim(&g->physmem, discard_free, g, pages);
+	int rc = physmem_trim(&g->physmem, 1, discard_free, g, pages);
 
 	if (!rc)
 		error_text[0] = '\0';

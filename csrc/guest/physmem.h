@@ -103,10 +103,11 @@ void physmem_freeze(struct physmem *m);
 void physmem_thaw(struct physmem *m, bool in_child);
 
 /* Hands each run of free pages that were used since to discard(), which is called
- * without the lock, and forgets that they were. *pages is how many. Stops at the
+ * without the lock, and forgets that they were. Free blocks of less than `least` pages are
+ * left: each hole breaks a large page. *pages is how many. Stops at the
  * first error of discard() and returns it; but goes round what is -EBUSY. */
-int physmem_trim(struct physmem *m, int (*discard)(void *arg, uint64_t page, uint64_t n),
-		 void *arg, uint64_t *pages);
+int physmem_trim(struct physmem *m, uint64_t least,
+		 int (*discard)(void *arg, uint64_t page, uint64_t n), void *arg, uint64_t *pages);
 
 uint64_t physmem_free_pages(struct physmem *m);
 
@@ -117,12 +118,15 @@ int physmem_try(struct physmem *m, const struct physmem_want *w, uint64_t *page)
 
 /* Where physmem_inflate() goes on: with blocks of that order before that one. */
 struct physmem_hand {
+	unsigned least;         /* none smaller than of that order */
 	unsigned order;
 	uint64_t before;
 };
 
 /* From the largest blocks to the smallest, the last ones first. */
 struct physmem_hand physmem_largest(const struct physmem *m);
+/* The same, but only whole chunks. */
+struct physmem_hand physmem_whole(const struct physmem *m);
 /* Takes up to `want` free pages out, in up to `room` runs; with `dirty` only
  * 2 MiB pieces, or smaller blocks, with pages that were used since they were handed back.
  * How many runs; 0: none are left behind the hand. */
@@ -165,5 +169,11 @@ struct physmem_giver {
  * be given. */
 bool physmem_window(struct physmem *m, const struct physmem_want *w, uint64_t from,
 		    const struct physmem_giver *g, uint64_t *page);
+
+#define PHYSMEM_NOT_TO_BE_HAD UINT16_MAX
+
+/* Of each chunk, how many pages are free, or in the balloon, if all others could be given;
+ * else PHYSMEM_NOT_TO_BE_HAD. */
+void physmem_unused(struct physmem *m, const struct physmem_giver *g, uint16_t *unused);
 
 #endif /* PHYSMEM_H */

@@ -5,11 +5,23 @@
 #include "physmem.h"
 #include "physmem_sets.h"
 
+#define CHUNK_ORDER 9u
+
+_Static_assert(1u << CHUNK_ORDER == UVMM_CHUNK_PAGES, "a chunk is no such block");
+
 /* --- into it ---------------------------------------------------------------------- */
 
 struct physmem_hand physmem_largest(const struct physmem *m)
 {
 	return (struct physmem_hand){ .order = PHYSMEM_ORDER_MAX, .before = m->pages };
+}
+
+struct physmem_hand physmem_whole(const struct physmem *m)
+{
+	struct physmem_hand h = physmem_largest(m);
+
+	h.least = CHUNK_ORDER;
+	return h;
 }
 
 static bool has_dirty(const struct physmem *m, uint64_t page, uint64_t n)
@@ -63,7 +75,7 @@ static bool next_block(const struct physmem *m, struct physmem_hand *h, uint64_t
 		block = bits_before(&m->free_blocks[h->order], h->before);
 		if (block != BITS_NONE)
 			break;
-		if (!h->order)
+		if (h->order == h->least)
 			return false;
 		h->order--;
 		h->before = m->pages;

@@ -38,8 +38,9 @@ bool physmem_next_dirty(const struct physmem *m, uint64_t *page, uint64_t end, u
 	return *n;
 }
 
-/* The next free block with used pages, from *page. */
-static bool next_dirty_block(const struct physmem *m, uint64_t *page, uint64_t *n)
+/* The next free block of at least so many pages with used ones, from *page. */
+static bool next_dirty_block(const struct physmem *m, uint64_t least, uint64_t *page,
+			     uint64_t *n)
 {
 	uint64_t at = *page, first, dirty;
 
@@ -49,7 +50,8 @@ static bool next_dirty_block(const struct physmem *m, uint64_t *page, uint64_t *
 							 1ull << order;
 
 		first = at;
-		if (order < PHYSMEM_ORDERS && physmem_next_dirty(m, &first, at + len, &dirty)) {
+		if (order < PHYSMEM_ORDERS && len >= least &&
+		    physmem_next_dirty(m, &first, at + len, &dirty)) {
 			*page = at;
 			*n = len;
 			return true;
@@ -112,15 +114,15 @@ static int discard_dirty(struct physmem *m, uint64_t page, uint64_t end,
 	return rc ? rc : busy;
 }
 
-int physmem_trim(struct physmem *m, int (*discard)(void *arg, uint64_t page, uint64_t n),
-		 void *arg, uint64_t *pages)
+int physmem_trim(struct physmem *m, uint64_t least,
+		 int (*discard)(void *arg, uint64_t page, uint64_t n), void *arg, uint64_t *pages)
 {
 	uint64_t page = 0, n, sum = 0;
 	struct discarder d = { discard, arg, &sum };
 	int rc = 0, busy = 0;
 
 	pthread_mutex_lock(&m->lock);
-	while ((!rc || rc == -EBUSY) && next_dirty_block(m, &page, &n)) {
+	while ((!rc || rc == -EBUSY) && next_dirty_block(m, least, &page, &n)) {
 		physmem_remove(m, page, n);
 		m->run[page] = n | RUN_ASIDE;
 		m->trims++;

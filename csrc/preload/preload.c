@@ -54,11 +54,12 @@ static void zap(void *arg, const struct uvmm_zap *m, struct uvmm_zapped *out)
 	remap_zap(&the_space.remap, m, out);
 }
 
-static uint64_t balloon(void *arg, const struct uvmm_balloon *m, struct uvmm_ballooned *out)
+static uint64_t balloon(void *arg, const struct uvmm_balloon *m, enum driver_pieces pieces,
+			struct uvmm_ballooned *out)
 {
 	(void)arg;
 	extents_hook();
-	return driver_serve(&the_space.balloon, m, out);
+	return driver_serve(&the_space.balloon, m, pieces, out);
 }
 
 /* What was freed a moment ago goes back though nothing else happens. */

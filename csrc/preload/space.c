@@ -407,6 +407,6 @@ uint64_t space_trim(void)
 	uint64_t pages = 0;
 
 	if (atomic_exchange(&the_space.given, false))
-		physmem_trim(&the_space.physmem, hand_over, NULL, &pages);
+		physmem_trim(&the_space.physmem, 1, hand_over, NULL, &pages);
 	return pages;
 }

@@ -57,8 +57,10 @@ static void zap(void *arg, const struct uvmm_zap *m, struct uvmm_zapped *out)
 }
 
 /* It lacks what is wanted above ROOM, and has one page more once it was asked again. */
-static uint64_t balloon(void *arg, const struct uvmm_balloon *m, struct uvmm_ballooned *out)
+static uint64_t balloon(void *arg, const struct uvmm_balloon *m, enum driver_pieces pieces,
+			struct uvmm_ballooned *out)
 {
+	(void)pieces;
 	((struct daemon *)arg)->balloons++;
 	out->pages = ROOM;
 	if (!m) {

@@ -12,7 +12,9 @@
 #include "cache_bed.h"
 #include "cache_clock.h"
 #include "cache_file.h"
+#include "cache_gather.h"
 #include "cache_give.h"
+#include "physmem_sets.h"
 
 /* --- slots of threads, side by side in the same pages --------------------------------- */
 
@@ -103,6 +105,7 @@ static void *thief_main(void *arg)
 
 		n = want.n;
 		cache_on_pressure(r->bed.cache, 1, bed_below(&state, 30));
+		cache_gather(r->bed.cache, bed_below(&state, 4));
 		if (bed_below(&state, 2))
 			cache_on_pressure(r->bed.cache, 0, 0);
 		if (physmem_alloc_run(m, n, &page) &&
@@ -399,6 +402,45 @@ static void test_gives_and_grows(void)
 }
 
 /* All that is cached is dirty when it is wanted. */
+/* What was given, a page here and a page there, is whole chunks in the end. */
+static void test_gathers(void)
+{
+	static char got[PAGE], want[PAGE];
+	struct uvmm_range run[8];
+	struct physmem_hand hand;
+	struct bed b;
+	struct disk d;
+	struct uvmm_file *h;
+	uint64_t whole = 0;
+	unsigned i, turn, runs;
+
+	bed_make(&b, 4096, 0, 0);
+	disk_make(&d, 3000 * PAGE);
+	d.size = d.room;
+	for (i = 0; i < 3000; i++)
+		memset(d.bytes + i * PAGE, (int)(i % 251), PAGE);
+	h = disk_open(&b, &d, O_RDWR);
+	for (turn = 0; turn < 4; turn++)
+		for (i = 0; i < 3000; i += turn ? 2 : 1)
+			CHECK(uvmm_file_pread(h, got, PAGE, i * PAGE) == PAGE);
+	CHECK(cache_on_pressure(b.cache, 1, 1200) == 1200);
+	hand = physmem_whole(&b.physmem);
+	runs = physmem_inflate(&b.physmem, 4096, false, &hand, run, 8);
+	for (i = 0; i < runs; i++)
+		whole += run[i].pages;
+	/* A part of the memory was never used, and the program has a page of it. */
+	CHECK(whole >= 4096 - bed_stats(&b).pages - 3 * UVMM_CHUNK_PAGES);
+	physmem_inflated(&b.physmem, run, runs, false);
+	CHECK(physmem_balloon_pages(&b.physmem) == whole);
+	for (i = 0; i < 3000; i++) {
+		memset(want, (int)(i % 251), PAGE);
+		CHECK(uvmm_file_pread(h, got, PAGE, i * PAGE) == PAGE && !memcmp(got, want, PAGE));
+	}
+	physmem_forget_balloon(&b.physmem);
+	CHECK(!uvmm_file_close(h) && !bed_end(&b));
+	disk_end(&d);
+}
+
 static void test_gives_dirty_pages(void)
 {
 	static char text[48 * PAGE];
@@ -447,10 +489,12 @@ int main(void)
 	test_close_tells();
 	test_full_disk();
 	test_gives_and_grows();
+	test_gathers();
 	test_gives_dirty_pages();
 	test_writes_back_in_time();
 	test_truncation();
 	test_threads(80);
 	test_threads(600);
+	test_threads(2048);
 	return 0;
 }

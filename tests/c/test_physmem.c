@@ -79,12 +79,12 @@ static void test_trim(void)
 	CHECK(!physmem_alloc_run(&m, 100, &a));
 	CHECK(!physmem_alloc_run(&m, 50, &b));
 	CHECK(!physmem_free(&m, a, 100));
-	CHECK(physmem_trim(&m, fail_discard, NULL, &pages) == -ECONNRESET && !pages);
-	CHECK(!physmem_trim(&m, count_discard, &sum, &pages));
+	CHECK(physmem_trim(&m, 1, fail_discard, NULL, &pages) == -ECONNRESET && !pages);
+	CHECK(!physmem_trim(&m, 1, count_discard, &sum, &pages));
 	CHECK(pages == 100 && sum == 100);
-	CHECK(!physmem_trim(&m, count_discard, &sum, &pages) && !pages);
+	CHECK(!physmem_trim(&m, 1, count_discard, &sum, &pages) && !pages);
 	CHECK(!physmem_free(&m, b, 50));
-	CHECK(!physmem_trim(&m, count_discard, &sum, &pages) && pages == 50);
+	CHECK(!physmem_trim(&m, 1, count_discard, &sum, &pages) && pages == 50);
 	CHECK(!physmem_alloc_run(&m, PAGES, &a));
 	physmem_fini(&m);
 }
@@ -113,12 +113,12 @@ static void test_trim_goes_round_a_pinned_page(void)
 
 	CHECK(!physmem_init(&m, PAGES));
 	CHECK(!physmem_alloc_run(&m, PAGES, &page) && !physmem_free(&m, page, PAGES));
-	CHECK(physmem_trim(&m, refuse_pinned, &p, &pages) == -EBUSY && pages == p.sum);
+	CHECK(physmem_trim(&m, 1, refuse_pinned, &p, &pages) == -EBUSY && pages == p.sum);
 	CHECK(pages < PAGES && pages >= PAGES - 64);
 	CHECK(physmem_free_pages(&m) == PAGES);
 	left = PAGES - pages;
 	p.page = UINT64_MAX;
-	CHECK(!physmem_trim(&m, refuse_pinned, &p, &pages) && pages == left);
+	CHECK(!physmem_trim(&m, 1, refuse_pinned, &p, &pages) && pages == left);
 	physmem_fini(&m);
 }
 
@@ -129,9 +129,9 @@ static void test_trim_leaves_clean_pages(void)
 	uint64_t page, pages, sum = 0;
 
 	CHECK(!physmem_init(&m, PAGES));
-	CHECK(!physmem_trim(&m, count_discard, &sum, &pages) && !pages);
+	CHECK(!physmem_trim(&m, 1, count_discard, &sum, &pages) && !pages);
 	CHECK(!physmem_alloc_run(&m, 3, &page) && !physmem_free(&m, page, 3));
-	CHECK(!physmem_trim(&m, count_discard, &sum, &pages) && pages == 3 && sum == 3);
+	CHECK(!physmem_trim(&m, 1, count_discard, &sum, &pages) && pages == 3 && sum == 3);
 	physmem_fini(&m);
 }
 
@@ -316,7 +316,7 @@ static void *trim(void *arg)
 	struct shared *s = arg;
 
 	while (!s->stop)
-		CHECK(!physmem_trim(&s->m, check_discard, s, NULL));
+		CHECK(!physmem_trim(&s->m, 1, check_discard, s, NULL));
 	return NULL;
 }
 
