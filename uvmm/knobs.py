@@ -87,8 +87,8 @@ DAEMON = (
     Knob(
         option="--share-cpu", key="share_cpu", example='"5%"',
         default=f"{DEFAULT_SHARE_CPU_PERMILLE / 10:g}%",
-        meaning="of one CPU, at most, to look for pages that are alike; less where few are, and "
-        "a tenth of it while all CPUs are busy and memory is not short. 0: only on request",
+        meaning="of one CPU, at most, to look for pages that are alike; less where few are, "
+        "and a tenth of it while all CPUs are busy and memory is not short. 0: only on request",
         reason="nobody should notice it; what is found in an hour is worth more than CPU",
     ),
     Knob(
