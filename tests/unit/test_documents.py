@@ -97,7 +97,9 @@ class TestHelp:
             assert re.search(rf"^ +{status} +\w", words, re.MULTILINE), status
 
     def test_what_prints_figures_prints_json_too(self) -> None:
-        silent = {"up", "down", "run", "top", "record", "completion"}
+        silent = {
+            "up", "down", "run", "top", "record", "completion", "mount", "umount",
+        }
         for name in set(commands()) - silent:
             assert "--json" in options_of(name), name
 

@@ -82,8 +82,8 @@ def web(run_dir: RunDirOption = DEFAULT_RUN_DIR, as_json: JsonOption = False) ->
 
 
 @app.command(epilog=examples(
-    "mkdir /tmp/look && uvmm mount /tmp/look && cat /tmp/look/README",
-    "cmp /tmp/look/guests/redis-server/memory saved",
+    "uvmm mount /tmp/look",
+    "uvmm mount --foreground /tmp/look",
 ))
 def mount(
     directory: Annotated[str, typer.Argument(metavar="DIR")],
@@ -92,7 +92,11 @@ def mount(
         bool, typer.Option("--foreground", help="Stay; Ctrl-C unmounts.")
     ] = False,
 ) -> None:
-    """Mount machine and guests as files: figures, knobs, page maps, memory, events."""
+    """
+    Mount machine and guests as files: figures, knobs, page maps, memory, events.
+
+    DIR has to be there; DIR/README says what each file is.
+    """
     from uvmm.look import mount as mounting
 
     # An answer first: a wrong --run-dir would be a directory full of errors.
