@@ -15,6 +15,8 @@
 #include "pagemap.h"
 #include "uffd.h"
 
+#define SETTLES_NS (NS_PER_S / 2)
+
 int registry_init(struct registry *r)
 {
 	memset(r, 0, sizeof(*r));
@@ -386,6 +388,8 @@ int guest_attach(struct guest *g, int uffd, uint64_t base)
 	g->uffd = uffd;
 	g->base = base;
 	g->pagemap_fd = pagemap_open(g->pid);
+	/* What a program does first changes soon. */
+	g->sharing.pass.due_ns = clock_ns() + SETTLES_NS;
 	atomic_store(&g->state, GUEST_ATTACHED);
 	atomic_store(&g->attached, true);
 	return 0;

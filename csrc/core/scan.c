@@ -211,9 +211,11 @@ static uint32_t print_of(const char *page)
 	return print > PRINT_ZERO ? print : print + 2 * PRINT_ZERO;
 }
 
-static bool is_young(const struct guest *g)
+/* New guests are compared while they are alike, before it is known whether what they have
+ * stays; but not where a split would be felt. */
+static bool is_young(const struct scan *s)
 {
-	return g->sharing.pass.passes < SCAN_YOUNG_PASSES;
+	return s->g->sharing.pass.passes < SCAN_YOUNG_PASSES && !s->e->scanner.modest;
 }
 
 static void look(struct scan *s, uint64_t ppn, const char *page)
@@ -226,7 +228,7 @@ static void look(struct scan *s, uint64_t ppn, const char *page)
 
 	if (same && former & PRINT_KNOWN)
 		return;
-	if (!s->all && !same && (former || zero || !is_young(s->g))) {
+	if (!s->all && !same && (former || zero || !is_young(s))) {
 		atomic_store_explicit(at, print, memory_order_relaxed);
 		return;
 	}

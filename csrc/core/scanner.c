@@ -19,6 +19,7 @@
 #define FULL_ONE_IN 4u                  /* one page of so many */
 #define LEAST (FULL / 8)
 #define MODEST 10u                      /* so little of the budget while CPUs are busy */
+#define GENTLE_PERMILLE 500u            /* below that it takes half of a CPU at most */
 #define IDLE_NS (100 * NS_PER_MS)
 #define LOOK_NS (250 * NS_PER_MS)
 #define LOOK_ROOMY_NS NS_PER_S
@@ -75,11 +76,20 @@ static void count_mappings(struct guest *g)
 	atomic_store(&g->sharing.mappings, n);
 }
 
+static void begin_pass(struct guest *g)
+{
+	g->sharing.pass.file_pages = machine_file_pages(g->memfd);
+	g->sharing.pass.splits = atomic_load(&g->sharing.splits);
+}
+
 static void end_pass(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
 {
 	struct guest_pass *p = &g->sharing.pass;
+	uint64_t splits = atomic_load(&g->sharing.splits) - p->splits;
+	/* What was written again soon would better have been left alone. */
+	uint64_t kept = p->found > splits ? p->found - splits : 0;
 
-	if (p->found * YIELD_MIN >= p->scanned && p->found)
+	if (kept * YIELD_MIN >= p->scanned && kept)
 		p->slow = 0;
 	else if (p->passes > 1 && p->slow < SLOW_MAX)
 		p->slow++;
@@ -107,6 +117,29 @@ static void weigh(struct scanner *s, const struct guest_pass *p, const struct sc
 	}
 }
 
+/* It is being filled at this moment, most likely. */
+static bool is_growing(const struct guest *g)
+{
+	const struct guest_pass *p = &g->sharing.pass;
+
+	return p->passes < SCAN_YOUNG_PASSES || machine_file_pages(g->memfd) > p->file_pages;
+}
+
+/* Those that are full alone: where a page of a chunk is shared, the next first touch in it
+ * has to ask the daemon. */
+static size_t only_full(const struct guest *g, uint64_t *chunk, size_t n)
+{
+	size_t i, kept = 0;
+
+	for (i = 0; i < n; i++) {
+		uint64_t lo = chunk[i] * UVMM_CHUNK_PAGES;
+
+		if (machine_range_pages(g->memfd, lo, lo + UVMM_CHUNK_PAGES) == UVMM_CHUNK_PAGES)
+			chunk[kept++] = chunk[i];
+	}
+	return kept;
+}
+
 /* A part of a pass. */
 static void scan_part(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
 {
@@ -116,8 +149,10 @@ static void scan_part(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
 	size_t n;
 
 	if (!p->chunk)
-		p->file_pages = machine_file_pages(g->memfd);
+		begin_pass(g);
 	n = next_chunks(g, &p->chunk, chunk);
+	if (is_growing(g))
+		n = only_full(g, chunk, n);
 	scan_chunks(e, g, chunk, n, false, e->scanner.buffer, &r);
 	p->scanned += r.scanned;
 	p->found += r.shared + r.zero;
@@ -275,10 +310,14 @@ static void settle(struct uvmm_engine *e, struct budget *b, uint64_t used_ns)
 	atomic_fetch_add(&e->sharing.cpu_ns, used_ns);
 }
 
-static uint64_t next_wait_ns(const struct scanner *s, const struct budget *b, bool found)
+static uint64_t next_wait_ns(const struct scanner *s, const struct budget *b, bool found,
+			     uint64_t used_ns)
 {
 	uint64_t permille = budget_permille(s), wait = found ? 0 : IDLE_NS;
 
+	/* What was saved up is not used all at once: who notices is not asked that fast. */
+	if (found && atomic_load(&s->cpu_permille) < GENTLE_PERMILLE)
+		wait = used_ns;
 	if (b->credit_ns < 0)
 		wait = permille ? (uint64_t)-b->credit_ns * 1000 / permille : LOOK_NS;
 	return wait < LOOK_NS ? wait : LOOK_NS;
@@ -300,8 +339,8 @@ static void *scanner_main(void *arg)
 			!atomic_load(&s->asked) && scan_next(e);
 		until = clock_thread_ns();
 		settle(e, &b, until - since);
+		wait = next_wait_ns(s, &b, found, until - since);
 		since = until;
-		wait = next_wait_ns(s, &b, found);
 	}
 	return NULL;
 }

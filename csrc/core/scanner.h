@@ -3,7 +3,7 @@
  * scanner - the thread that scans guests for pages to share (scan.h), within a budget of
  * CPU time.
  *
- *   Guests that are new, or have grown, come first, in turns, so that those which were
+ *   Guests that are new (after half a second), or have grown, come first, in turns, so that those which were
  *   started together are compared while they are alike. A pass over a guest that finds
  *   little is followed by a longer and longer pause. All CPU time that sharing takes
  *   anywhere in the daemon counts; what is not used is saved up, for a second of CPU.

@@ -41,6 +41,7 @@ struct guest_pass {
 	uint64_t passes;        /* done */
 	uint64_t scanned, found;        /* in this one; up to now after a reset */
 	uint64_t file_pages;    /* that the guest's file held when it began */
+	uint64_t splits;        /* that there had been by then */
 	unsigned slow;          /* passes in a row that found little */
 	uint64_t look_ns;       /* when to look for splits again */
 	uint64_t walk_ns;       /* and when to do so without a sign of any */
