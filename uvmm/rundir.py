@@ -16,6 +16,7 @@ import errno
 import fcntl
 import json
 import os
+import socket
 import stat
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -146,6 +147,20 @@ def claim(run_dir: RunDir) -> int:
                     run_dir.path.rmdir()
             raise DaemonStartError(f"cannot lock {run_dir.lock}: {error.strerror}") from None
     raise DaemonStartError(f"the run directory {run_dir.path} is removed again and again")
+
+
+def bound(path: Path) -> socket.socket:
+    """Return a socket at *path* that nobody but its owner can connect to."""
+    link = socket.socket(socket.AF_UNIX)
+    former = os.umask(0o177)
+    try:
+        link.bind(str(path))
+    except OSError:
+        link.close()
+        raise
+    finally:
+        os.umask(former)
+    return link
 
 
 def remove(run_dir: RunDir) -> None:

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from contextlib import ExitStack, suppress
@@ -52,6 +51,7 @@ from uvmm.web.listen import LOOPBACK, listen
 from uvmm.web.page import PAGE_PATHS
 
 if TYPE_CHECKING:
+    import socket
     from collections import deque
     from collections.abc import Callable
 
@@ -290,12 +290,7 @@ def _recorder(run_dir: RunDir, record: Record) -> Callable[[dict[str, Process]],
 
 
 def _listen(run_dir: RunDir, group: int | None) -> socket.socket:
-    control = socket.socket(socket.AF_UNIX)
-    former = os.umask(0o177)
-    try:
-        control.bind(str(run_dir.control_socket))
-    finally:
-        os.umask(former)
+    control = rundir.bound(run_dir.control_socket)
     if group is not None:
         os.chown(run_dir.control_socket, -1, group)
         run_dir.control_socket.chmod(0o660)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import socket
 import threading
 from contextlib import closing, suppress
@@ -27,6 +26,7 @@ from uvmm.errors import (
 )
 from uvmm.log import tell
 from uvmm.look.wire import HEAD, REQUEST_BYTES, WORD
+from uvmm.rundir import bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,12 +49,7 @@ _ERRNOS: Mapping[type[UvmmError], int] = {
 
 def serve_looks(engine: Engine, run_dir: RunDir, undo: ExitStack) -> None:
     """Answer on `look.sock` until *undo* is run."""
-    link = socket.socket(socket.AF_UNIX)
-    former = os.umask(0o177)
-    try:
-        link.bind(str(run_dir.look_socket))
-    finally:
-        os.umask(former)
+    link = bound(run_dir.look_socket)
     link.listen(READERS_MAX)
     readers = _Readers(engine, link)
     threading.Thread(target=readers.run, name="look", daemon=True).start()
