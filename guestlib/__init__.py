@@ -13,6 +13,7 @@ Start the program with `uvmm run -- python3 PROGRAM`.
 """
 
 from guestlib.cache import Cache, CachedFile, CacheStatistics
+from guestlib.disk import Disk
 from guestlib.errors import GuestError, NotAGuestError, OutOfMemoryError
 from guestlib.guest import Block, Guest, Pressure, Statistics, attach
 
@@ -21,6 +22,7 @@ __all__ = [
     "Cache",
     "CacheStatistics",
     "CachedFile",
+    "Disk",
     "Guest",
     "GuestError",
     "NotAGuestError",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Build `guestlib._guest`, the binding of csrc/include/uvmm/guest.h and cache.h."""
+"""Build `guestlib._guest`, the binding of csrc/include/uvmm/guest.h, cache.h and disk.h."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from cffi import FFI
 
 _CSRC = Path(os.path.relpath(Path(__file__).resolve().parents[1] / "csrc"))
-_HEADERS = (_CSRC / "include/uvmm/guest.h", _CSRC / "include/uvmm/cache.h")
+_HEADERS = tuple(
+    _CSRC / "include/uvmm" / name for name in ("guest.h", "cache.h", "disk.h")
+)
 _KNOWN = """
 #define UVMM_ORDER_MAX ...
 typedef int... mode_t;
@@ -34,7 +36,7 @@ ffibuilder.cdef(_KNOWN + "".join(declarations(path.read_text()) for path in _HEA
 ffibuilder.cdef(_CALLBACK)
 ffibuilder.set_source(
     "guestlib._guest",
-    '#include "uvmm/cache.h"',
+    '#include "uvmm/cache.h"\n#include "uvmm/disk.h"',
     sources=sorted(
         str(path) for path in (_CSRC / "guest").glob("*.c") if path.name != "launch.c"
     ),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from guestlib import low_level
 from guestlib.cache import Cache
+from guestlib.disk import Disk
 from guestlib.errors import GuestError
 
 if TYPE_CHECKING:
@@ -225,6 +226,15 @@ class Guest:
             GuestError: If the bounds do not fit.
         """
         return Cache(self._guest, min_bytes, max_bytes)
+
+    def disk(self, name: str) -> Disk:
+        """
+        Open a disk that `uvmm run --disk NAME=FILE` gave this guest.
+
+        Raises:
+            GuestError: ENOENT if there is none of that name.
+        """
+        return Disk(self._guest, name)
 
     def trim(self) -> int:
         """Hand the machine memory behind free pages back; how many pages that was."""

@@ -8,7 +8,9 @@ releases Python's lock for each.
 
 from __future__ import annotations
 
+import enum
 import errno
+import itertools
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +19,7 @@ from guestlib._guest import ffi, lib
 from guestlib.errors import GuestError, NotAGuestError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
@@ -237,6 +239,116 @@ def file_pin(handle: Any, index: int) -> tuple[int, int]:
 def file_unpin(handle: Any, address: int) -> None:
     """Undo `file_pin`."""
     _check_file(lib.uvmm_file_unpin(handle, _at(address)))
+
+
+# --- virtual disks: errors are those of files ------------------------------------
+
+
+class DiskWhat(enum.IntEnum):
+    """What a task does, as enum uvmm_disk_what."""
+
+    READ = 1
+    WRITE = 2
+    FLUSH = 3
+    DISCARD = 4
+
+
+_numbers = itertools.count(1)
+_WAIT_ROOM = 64
+
+
+class DiskTask:
+    """A struct uvmm_disk_task, with all that it points to."""
+
+    def __init__(self, what: DiskWhat, buffers: Sequence[memoryview], offset: int) -> None:
+        """Make a task of buffers in guest memory."""
+        self.number = next(_numbers)
+        self._kept = [ffi.from_buffer(each) for each in buffers]
+        self._vector = ffi.new("struct iovec[]", len(buffers) or 1)
+        for at, each in enumerate(self._kept):
+            self._vector[at].iov_base = each
+            self._vector[at].iov_len = len(each)
+        self.task = ffi.new("struct uvmm_disk_task *")
+        self.task.what = int(what)
+        self.task.n = len(buffers)
+        self.task.v = self._vector
+        self.task.offset = _unsigned(offset)
+        self.task.user = ffi.cast("void *", self.number)
+
+
+def check_task(task: DiskTask) -> None:
+    """Raise what a task that is done failed with."""
+    status = task.task.status
+    if status:
+        raise OSError(-status, os.strerror(-status))
+
+
+def _unsigned(number: int) -> int:
+    if not 0 <= number <= sys.maxsize:
+        raise OSError(errno.EINVAL, f"an offset or size is 0 to {sys.maxsize}, got {number}")
+    return number
+
+
+def disk_open(guest: Any, name: str) -> Any:
+    """Open a disk; its handle."""
+    out = ffi.new("uvmm_disk **")
+    status = lib.uvmm_disk_open(guest, name.encode(), out)
+    if status == -errno.ENOENT:
+        raise GuestError(-status, ffi.string(lib.uvmm_error()).decode(errors="replace"))
+    _check(status)
+    return out[0]
+
+
+def disk_shape(handle: Any) -> tuple[int, int, bool]:
+    """Return its size, the size of a block, and whether it is read-only."""
+    return (
+        int(lib.uvmm_disk_size_bytes(handle)), int(lib.uvmm_disk_block_bytes(handle)),
+        bool(lib.uvmm_disk_read_only(handle)),
+    )
+
+
+def disk_close(handle: Any) -> None:
+    """Close a handle, after what is under way."""
+    lib.uvmm_disk_close(handle)
+
+
+def disk_move(handle: Any, buffer: ReadableBuffer, offset: int, *, write: bool) -> None:
+    """Read or write a buffer of guest memory."""
+    with ffi.from_buffer(buffer, require_writable=not write) as at:
+        move = lib.uvmm_disk_write if write else lib.uvmm_disk_read
+        _check_file(move(handle, at, len(at), _unsigned(offset)))
+
+
+def disk_flush(handle: Any) -> None:
+    """Make what was written durable."""
+    _check_file(lib.uvmm_disk_flush(handle))
+
+
+def disk_discard(handle: Any, offset: int, size: int) -> None:
+    """Forget a range."""
+    _check_file(lib.uvmm_disk_discard(handle, _unsigned(offset), _unsigned(size)))
+
+
+def disk_submit(handle: Any, task: DiskTask) -> None:
+    """Begin a task, which has to be kept until it is done."""
+    tasks = ffi.new("struct uvmm_disk_task *[]", [task.task])
+    _check_file(lib.uvmm_disk_submit(handle, tasks, 1))
+
+
+def disk_wait(handle: Any, least: int, timeout_s: float | None) -> list[int]:
+    """Return the numbers of tasks that are done."""
+    done = ffi.new("struct uvmm_disk_task *[]", _WAIT_ROOM)
+    wait_ms = -1 if timeout_s is None else max(0, min(round(timeout_s * 1000), 1 << 30))
+    n = lib.uvmm_disk_wait(handle, done, _WAIT_ROOM, min(max(least, 0), _WAIT_ROOM), wait_ms)
+    return [int(ffi.cast("uintptr_t", done[i].user)) for i in range(n)]
+
+
+def in_guest(guest: Any, view: memoryview) -> bool:
+    """Tell whether a buffer lies in guest memory."""
+    if not len(view):
+        return False
+    at = int(ffi.cast("uintptr_t", ffi.from_buffer(view)))
+    return base(guest) <= at < base(guest) + size_bytes(guest)
 
 
 def _at(address: int) -> Any:

@@ -39,6 +39,6 @@ ffibuilder.set_source(
     extra_compile_args=[
         "-O2", "-g", "-std=c11", "-D_GNU_SOURCE", "-pthread", "-fvisibility=hidden",
     ],
-    libraries=["xxhash"],
+    libraries=["xxhash", "uring"],
     extra_link_args=["-pthread"],
 )

@@ -216,6 +216,13 @@ GUEST = (
         option="--user", default="the caller", meaning="whom the program runs as (root only)",
         reason="guests need no root",
     ),
+    Knob(
+        option="--disk", default="none",
+        meaning="NAME=FILE: an image, raw or sparse, or a block device, that is a disk of the "
+        "guest by that name; with `,ro` it is only read, and may be so by many guests; "
+        "repeatable. See [disks.md](disks.md)",
+        reason="a guest reaches no file by itself",
+    ),
 )
 
 # Not to be set: name, value, why.

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from uvmm import host, image, program
+from uvmm import disks, host, image, program
 from uvmm.client import Client, RefusedError
 from uvmm.errors import NotReadyError, NotRunningError, ServedError, UvmmError
 from uvmm.program import Heap
 from uvmm.rundir import RUN_DIR_VARIABLE, RunDir
-from uvmm.watch import watch
+from uvmm.watch import give_disk, watch
 
 if TYPE_CHECKING:
     import pwd
@@ -65,6 +65,7 @@ class Launch:
     heap: Heap
     follow: bool
     share_group: str | None
+    disks: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ def launch(run_dir: RunDir, wanted: Launch) -> NoReturn:
     user = None if wanted.user is None else host.user(wanted.user)
     if user is not None and os.geteuid() not in (0, user.pw_uid):
         raise UvmmError(f"--user {wanted.user}: only root may start a program as another user")
+    given = [(disk, disks.open_image(disk)) for disk in disks.parse_all(wanted.disks)]
     heap = _heap(path, wanted, user)
     for built in (LAUNCHER, HEAP):
         if not built.is_file():
@@ -96,7 +98,11 @@ def launch(run_dir: RunDir, wanted: Launch) -> NoReturn:
     try:
         admitted = _register(run_dir, _application(path, wanted, child.pid, user))
         token = bytes.fromhex(admitted["token"])
-        notices = watch(Path(admitted["socket"]), admitted["name"], token)
+        link = watch(Path(admitted["socket"]), admitted["name"], token)
+        for disk, opened in given:
+            give_disk(link, disk, opened)
+            os.close(opened)
+        notices = link.detach()
         signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
         _let_go(child, path, _environment(run_dir, wanted, child.pid, admitted, heap))
     except BaseException:

@@ -45,6 +45,7 @@ static void detach(struct uvmm_engine *e, struct guest *g)
 {
 	fault_remove(e, g);
 	guest_detach(g);
+	disks_stop(g);
 	share_forget(e, g);
 	drop_stored(e, g);
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -179,7 +180,7 @@ static struct guest *free_slot_locked(struct registry *r)
 	pthread_mutex_init(&g->activity.lock, NULL);
 	order_init(&g->order);
 	balloon_init(&g->balloon);
-	g->uffd = g->memfd = g->pidfd = g->pagemap_fd = -1;
+	g->uffd = g->memfd = g->pidfd = g->pagemap_fd = g->mem_fd = -1;
 	g->slot = (uint32_t)r->slots;
 	r->slot[r->slots++] = g;
 	return g;
@@ -272,6 +273,7 @@ static void reset(struct guest *g, uint64_t id, const struct uvmm_guest_config *
 	atomic_store(&g->blocks, 0);
 	atomic_store(&g->strange_fds, 0);
 	balloon_reset(&g->balloon);
+	disks_init(&g->disks);
 }
 
 static int check_config(const struct uvmm_guest_config *cfg, char *err, size_t err_bytes)
@@ -365,6 +367,7 @@ fail:
 
 void guest_destroy(struct registry *r, struct guest *g)
 {
+	disks_close(&g->disks);
 	close_files(g);
 	sharing_fini(&g->sharing, g->max_pages);
 	group_leave(&r->groups, g->group);
@@ -375,6 +378,29 @@ void guest_destroy(struct registry *r, struct guest *g)
 	g->pidfd = -1;
 	atomic_store(&g->state, GUEST_FREE);
 	unlock(&r->lock);
+}
+
+/* The memory of the process, for as long as it is that: not what it may execute just now, of
+ * which this must never write a byte. So it has to show what was just put into the guest's
+ * file. -1: it does not. */
+static int open_memory_of(const struct guest *g)
+{
+	char path[32], mark[16], seen[16];
+	int fd, ok;
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", g->pid);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	ok = getrandom(mark, sizeof(mark), 0) == sizeof(mark) &&
+	     pwrite(g->memfd, mark, sizeof(mark), 0) == sizeof(mark) &&
+	     pread(fd, seen, sizeof(seen), (off_t)g->base) == sizeof(seen) &&
+	     !memcmp(mark, seen, sizeof(mark));
+	fallocate(g->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, UVMM_PAGE_SIZE);
+	if (ok)
+		return fd;
+	close(fd);
+	return -1;
 }
 
 int guest_attach(struct guest *g, int uffd, uint64_t base)
@@ -388,6 +414,7 @@ int guest_attach(struct guest *g, int uffd, uint64_t base)
 	g->uffd = uffd;
 	g->base = base;
 	g->pagemap_fd = pagemap_open(g->pid);
+	g->mem_fd = atomic_load(&g->disks.count) ? open_memory_of(g) : -1;
 	/* What a program does first changes soon. */
 	g->sharing.pass.due_ns = clock_ns() + SETTLES_NS;
 	atomic_store(&g->state, GUEST_ATTACHED);
@@ -404,7 +431,9 @@ void guest_detach(struct guest *g)
 	close(g->uffd);
 	if (g->pagemap_fd >= 0)
 		close(g->pagemap_fd);
-	g->uffd = g->pagemap_fd = -1;
+	if (g->mem_fd >= 0)
+		close(g->mem_fd);
+	g->uffd = g->pagemap_fd = g->mem_fd = -1;
 	if (atomic_load(&g->state) == GUEST_ATTACHED)
 		atomic_store(&g->state, GUEST_REGISTERED);
 }

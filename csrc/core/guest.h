@@ -29,6 +29,7 @@
 #include "balloon.h"
 #include "activity.h"
 #include "direct_io.h"
+#include "disk.h"
 #include "group.h"
 #include "order.h"
 #include "pmap.h"
@@ -69,6 +70,8 @@ struct guest {
 	pthread_mutex_t attach_lock;    /* guards attach, detach and end; and: */
 	int uffd;                       /* changed only when nobody is in */
 	int pagemap_fd;                 /* likewise; -1: none */
+	int mem_fd;                     /* likewise: the memory of the process; -1: none, as it
+					 * has no disks */
 	uint64_t base;                  /* likewise */
 	_Atomic bool attached;          /* may be entered */
 	_Atomic int inside;             /* how many have */
@@ -91,6 +94,7 @@ struct guest {
 	struct guest_sharing sharing;   /* see there */
 	struct guest_activity activity; /* likewise */
 	struct balloon balloon;         /* see there */
+	struct disks disks;             /* see there */
 
 	_Atomic uint32_t strange_fds;   /* that it sent, and were no userfaultfd */
 	_Atomic int servers;            /* fault threads that look for its messages */

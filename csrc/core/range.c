@@ -196,12 +196,18 @@ static bool is_room_for_pins(const struct uvmm_engine *e, uint64_t pages)
 	return atomic_load(&e->pinned_pages) + pages <= e->cfg.memory_pages / 4 * 3;
 }
 
+/* *b is made when it is needed first. */
 static int bring_in(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t end,
-		    struct load_buffer *b, int *tries)
+		    struct load_buffer **b, int *tries)
 {
 	uint64_t loaded, hi = ppn + BATCH < end ? ppn + BATCH : end;
-	int rc = load_pages(e, g, ppn, hi, ppn, b, &loaded);
+	int rc;
 
+	if (!*b)
+		*b = load_buffer_new();
+	if (!*b)
+		return -ENOMEM;
+	rc = load_pages(e, g, ppn, hi, ppn, *b, &loaded);
 	if (rc != -ENOMEM)
 		return rc == -EIO ? 0 : rc;     /* the page's own state tells */
 	pressure_wait(e, g, false);
@@ -220,7 +226,7 @@ static pmap_entry pinned(pmap_entry e, unsigned pins)
 }
 
 static int pin_page(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t end,
-		    struct load_buffer *b)
+		    struct load_buffer **b)
 {
 	uint64_t since_ns = 0;
 	int rc = 0, tries = 0;
@@ -288,17 +294,14 @@ static void unpin_page(struct uvmm_engine *e, struct guest *g, uint64_t ppn)
 
 int range_pin(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages)
 {
-	struct load_buffer *b;
+	struct load_buffer *b = NULL;
 	uint64_t at = ppn;
 	int rc = 0;
 
 	if (!is_room_for_pins(e, pages))
 		return -ENOMEM;
-	b = load_buffer_new();
-	if (!b)
-		return -ENOMEM;
 	while (at < ppn + pages && !rc) {
-		rc = pin_page(e, g, at, ppn + pages, b);
+		rc = pin_page(e, g, at, ppn + pages, &b);
 		at += !rc;
 	}
 	if (rc)

@@ -137,7 +137,7 @@ static bool on_packet(struct session *s, struct conn *c)
 {
 	struct packet p;
 	bool keep = false;
-	bool takes_fds = c->kind == CONN_CONTROL &&
+	bool takes_fds = (c->kind == CONN_CONTROL || c->kind == CONN_WATCH) &&
 			 atomic_load(&c->guest->strange_fds) < STRANGE_FDS_MAX;
 	int rc = packet_receive(c->fd, &p, takes_fds);
 
@@ -156,6 +156,9 @@ static bool on_packet(struct session *s, struct conn *c)
 			break;
 		case CONN_AGENT:
 			keep = session_answer(s->engine, c, &p);
+			break;
+		case CONN_WATCH:
+			keep = session_watcher(s->engine, c, &p);
 			break;
 		default:
 			break;

@@ -93,7 +93,7 @@ void session_notice(struct uvmm_engine *e, const struct guest *g,
 		    enum uvmm_notice_kind kind, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
 
-/* --- between session.c, session_hello.c, session_answer.c and session_request.c -------------- */
+/* --- between session.c and the files beside it -------------- */
 
 /* Whether the guest has not ended; under session.lock. */
 bool session_is_watched_locked(const struct session *s, uint64_t id);
@@ -118,6 +118,8 @@ int packet_receive(int fd, struct packet *p, bool takes_fds);
 /* Closes the descriptors that came and were not taken (set to -1), on a thread of
  * its own: closing a file of a filesystem that its owner serves may last for ever. */
 void packet_close_fds(struct packet *p);
+/* The same for one. */
+void packet_close_apart(int fd);
 /* Sends without waiting; 0 or -errno. */
 int packet_send(int fd, uint16_t type, uint32_t seq, int32_t status, const void *body,
 		size_t body_bytes, const int *fds, int n_fds);
@@ -130,5 +132,10 @@ bool session_hello(struct session *s, struct conn *c, const struct packet *p);
 bool session_answer(struct uvmm_engine *e, struct conn *c, const struct packet *p);
 /* Answers one request of a guest's CONTROL connection; false: close it. */
 bool session_request(struct uvmm_engine *e, struct conn *c, struct packet *p);
+/* What whoever started a guest asks on its WATCH connection; false: close it. */
+bool session_watcher(struct uvmm_engine *e, struct conn *c, struct packet *p);
+/* Requests of disks, on the CONTROL connection; as packet_send. */
+int session_disk_find(struct uvmm_engine *e, struct conn *c, struct packet *p);
+int session_disk_start(struct uvmm_engine *e, struct conn *c, struct packet *p);
 
 #endif /* SESSION_H */

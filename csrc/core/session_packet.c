@@ -42,21 +42,25 @@ static void *close_apart(void *fd)
 	return NULL;
 }
 
-void packet_close_fds(struct packet *p)
+void packet_close_apart(int fd)
 {
 	pthread_attr_t attr;
 	pthread_t thread;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	/* Without a thread it stays open: better than to wait here. */
+	pthread_create(&thread, &attr, close_apart, (void *)(intptr_t)fd);
+	pthread_attr_destroy(&attr);
+}
+
+void packet_close_fds(struct packet *p)
+{
 	int i;
 
-	for (i = 0; i < p->n_fds; i++) {
-		if (p->fds[i] < 0)
-			continue;
-		pthread_attr_init(&attr);
-		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-		/* Without a thread it stays open: better than to wait here. */
-		pthread_create(&thread, &attr, close_apart, (void *)(intptr_t)p->fds[i]);
-		pthread_attr_destroy(&attr);
-	}
+	for (i = 0; i < p->n_fds; i++)
+		if (p->fds[i] >= 0)
+			packet_close_apart(p->fds[i]);
 	p->n_fds = 0;
 }
 

@@ -206,6 +206,8 @@ bool session_request(struct uvmm_engine *e, struct conn *c, struct packet *p)
 		[UVMM_MSG_GIVE] = { on_ranges, sizeof(struct uvmm_ranges) },
 		[UVMM_MSG_STATS] = { on_stats, 0 },
 		[UVMM_MSG_CONTENT] = { on_content, sizeof(struct uvmm_range) },
+		[UVMM_MSG_DISK_FIND] = { session_disk_find, sizeof(struct uvmm_disk_find) },
+		[UVMM_MSG_DISK_START] = { session_disk_start, 0 },
 	};
 	uint16_t type = p->head.type;
 

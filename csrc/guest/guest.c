@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "agent.h"
 #include "attach.h"
@@ -73,6 +74,63 @@ int guest_fail(int rc, const char *format, ...)
 void guest_succeed(void)
 {
 	error_text[0] = '\0';
+}
+
+int guest_find_disk(uvmm_guest *g, const char *name, struct uvmm_disk_info *out)
+{
+	struct uvmm_disk_find find = { .name = "" };
+	struct uvmm_disk_info info;
+	struct rpc_call call = {
+		.type = UVMM_MSG_DISK_FIND,
+		.answer_type = UVMM_MSG_DISK_INFO,
+		.body = &find,
+		.body_bytes = sizeof(find),
+		.send_fd = -1,
+		.answer = &info,
+		.answer_bytes = sizeof(info),
+	};
+	char why[UVMM_TEXT_BYTES];
+	int rc;
+
+	strncpy(find.name, name, sizeof(find.name) - 1);
+	rc = attach_ask(&g->attachment, &call, why);
+	if (rc)
+		return fail(rc, "disk %s: %s", find.name, why);
+	if (out)
+		*out = info;
+	return 0;
+}
+
+int guest_start_disks(uvmm_guest *g, int fds[2])
+{
+	struct rpc_call call = {
+		.type = UVMM_MSG_DISK_START,
+		.answer_type = UVMM_MSG_DISK_RING,
+		.send_fd = -1,
+		.max_fds = RPC_FDS_MAX,
+	};
+	char why[UVMM_TEXT_BYTES];
+	int rc = attach_ask(&g->attachment, &call, why);
+
+	if (rc)
+		return fail(rc, "%s", why);
+	if (call.n_fds != 2) {
+		while (call.n_fds > 0)
+			close(call.fds[--call.n_fds]);
+		return fail(-EPROTO, "the daemon sends no ring for disks");
+	}
+	fds[0] = call.fds[0];
+	fds[1] = call.fds[1];
+	return 0;
+}
+
+bool guest_has(const uvmm_guest *g, const void *at, size_t bytes)
+{
+	uint64_t size = g->attachment.pages * UVMM_PAGE_SIZE;
+	uint64_t from = (uint64_t)((uintptr_t)at - (uintptr_t)g->attachment.base);
+
+	return (uintptr_t)at >= (uintptr_t)g->attachment.base && from <= size &&
+	       bytes <= size - from;
 }
 
 /* --- attach ----------------------------------------------------------------- */

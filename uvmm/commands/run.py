@@ -36,6 +36,7 @@ option, 1 if it could not be made a guest."""
         'uvmm run -- redis-server --save ""',
         "uvmm run --name job --max 1G --shares low -- python3 job.py",
         "uvmm run --user nobody --heap none -- sleep 100",
+        "uvmm run --heap none --disk data=data.img -- ./my-guest",
     ) + _STATUS,
 )
 def run(
@@ -67,6 +68,12 @@ def run(
         str | None,
         typer.Option(metavar="NAME|off", help="With whom it shares pages; its user's guests."),
     ] = None,
+    disk: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE[,ro]", help="An image that is a disk of the guest; repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Run a program as a guest, and exit as it does."""
     from uvmm.launch import Launch, launch
@@ -76,6 +83,6 @@ def run(
         Launch(
             argv=program, name=name, min_size=min_size, max_size=max_size, shares=shares,
             tax=tax, balloon_max=balloon_max, user=user, heap=heap, follow=follow,
-            share_group=share_group,
+            share_group=share_group, disks=disk or (),
         ),
     )

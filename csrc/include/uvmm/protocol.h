@@ -27,6 +27,8 @@
 
 #include <stdint.h>
 
+#include "uvmm/disk_ring.h"
+
 #define UVMM_PROTOCOL_MAGIC 0x4d4d5675u /* "uVMM" */
 #define UVMM_PROTOCOL_VERSION 1u
 
@@ -79,6 +81,12 @@ enum uvmm_msg_type {
 				 * the ATTEND */
 	UVMM_MSG_LEFT = 29,     /* -> agent: no body; its answer, unless a REMAP was sent: that
 				 * is on its way, and to be served first */
+	UVMM_MSG_DISK_ADD = 30, /* watcher -> daemon: struct uvmm_disk_add, the image; answered
+				 * by REPLY */
+	UVMM_MSG_DISK_FIND = 31, /* -> daemon: struct uvmm_disk_find; answered by DISK_INFO */
+	UVMM_MSG_DISK_INFO = 32, /* -> guest: struct uvmm_disk_info */
+	UVMM_MSG_DISK_START = 33, /* -> daemon: no body; answered by DISK_RING */
+	UVMM_MSG_DISK_RING = 34, /* -> guest: no body; the ring's memory, and what wakes the daemon */
 };
 
 enum uvmm_role {
@@ -260,6 +268,28 @@ struct uvmm_ranges {
 struct uvmm_count {
 	uint64_t pages;
 	uint64_t freed_pages;   /* of machine memory */
+};
+
+/* Virtual disks (uvmm/disk_ring.h). The watcher gives images, open as the guest is to have
+ * them (O_RDWR or O_RDONLY, with O_DIRECT where the filesystem has that), before or while the
+ * guest runs. The guest finds them by name, and starts a ring for all of them: once a mapping,
+ * a second START gives the same one. */
+struct uvmm_disk_add {
+	char name[UVMM_DISK_NAME_MAX + 1];      /* NUL-terminated */
+	uint32_t read_only;                     /* 0 or 1 */
+	uint32_t reserved;
+};
+
+struct uvmm_disk_find {
+	char name[UVMM_DISK_NAME_MAX + 1];
+};
+
+struct uvmm_disk_info {
+	uint64_t size_bytes;            /* when it was added */
+	uint32_t block_bytes;           /* offsets and sizes are multiples of it */
+	uint32_t disk;                  /* its number */
+	uint32_t read_only;
+	uint32_t reserved;
 };
 
 /* A descriptor by O_DIRECT at this position, where no direct I/O could be, is for ordinary
