@@ -27,6 +27,8 @@ class FileConfig(BaseModel):
     group: str | None = None
     share_cpu: str | int | float | None = None
     idle_cost: str | int | float | None = None
+    low_memory: str | int | None = None
+    remap_after: str | int | None = None
     http: str | int | None = None
     policy: str | None = None
     sample_pages: str | int | None = None

@@ -67,6 +67,8 @@ class EngineConfig:
     group: int | None
     share_cpu_permille: int
     idle_cost_permille: int
+    low_pages: int = 0
+    remap_after: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +158,8 @@ class Engine:
         c.socket_gid = _NO_GROUP if config.group is None else config.group
         c.share_cpu_permille = config.share_cpu_permille
         c.idle_cost_permille = config.idle_cost_permille
+        c.low_pages = config.low_pages
+        c.remap_after = config.remap_after
         out = ffi.new("uvmm_engine **")
         err = ffi.new("char[]", lib.UVMM_ERR_BYTES)
         code = lib.uvmm_engine_start(c, out, err)
@@ -310,6 +314,11 @@ class Engine:
         with self.call() as engine:
             code = lib.uvmm_guest_sample(engine, guest_id, pages)
         check(code)
+
+    def set_low(self, guest_id: int, pages: int) -> None:
+        """Bound what a guest may have of low memory; one that has ended is none the worse."""
+        with self.call() as engine:
+            lib.uvmm_guest_set_low(engine, guest_id, pages)
 
     def set_idle_cost(self, permille: int) -> None:
         """

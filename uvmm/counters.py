@@ -73,6 +73,13 @@ def _refusal(why: str, meaning: str) -> Counter:
     )
 
 
+def _disk(key: str, what: str, meaning: str) -> Counter:
+    return Counter(
+        key=f"io.{key}", metric="guest_disk_requests", kind="counter",
+        label=("what", what), meaning=meaning,
+    )
+
+
 def _idle(seconds: int) -> Counter:
     return Counter(
         key=f"idle.for_{seconds}s_bytes", metric="guest_idle_bytes",
@@ -119,6 +126,10 @@ MACHINE = (
            "requests for memory that could not be met: memory and swap were full"),
     _count("damaged_pages", "damaged_pages",
            "stored pages that failed their checksum, or their disk"),
+    _gauge("low_total_bytes", "low_memory_limit_bytes",
+           "low memory, which devices reach without a copy: the most there may be"),
+    _gauge("low_granted_bytes", "low_memory_bytes",
+           "of used: low memory that guests have been given"),
     _pages("sharing.merged_pages", "share_merged_bytes", "pages that became shared"),
     _pages("sharing.zero_pages", "share_zero_bytes", "zero pages found and freed"),
     _pages("sharing.splits", "share_split_bytes", "shared pages that were written"),
@@ -213,10 +224,31 @@ GUEST = (
     _pages("idle_scanned_pages", "guest_idle_scanned_bytes",
            "pages that were in use when the scan for idle ones looked"),
     _count("blocks", "guest_blocks", "times that it had to wait, as memory was very low"),
+    _gauge("low_bytes", "guest_low_memory_bytes",
+           "of resident: in low memory, which devices reach without a copy"),
+    _gauge("low_limit_bytes", "guest_low_memory_limit_bytes",
+           "how much of low memory it may have"),
+    _gauge("io.disks", "guest_disks", "virtual disks that it has"),
+    _disk("reads", "read", "requests to read"),
+    _disk("writes", "write", "requests to write"),
+    _disk("flushes", "flush", "requests to flush"),
+    _disk("discards", "discard", "requests to discard"),
+    _count("io.errors", "guest_disk_errors", "requests that failed, or were refused"),
+    _count("io.read_bytes", "guest_disk_read_bytes", "what was read from its disks"),
+    _count("io.written_bytes", "guest_disk_written_bytes", "what was written to its disks"),
+    _count("io.copied_bytes", "guest_disk_copied_bytes",
+           "of these, by way of a buffer, since the pages were not in low memory"),
+    _count("io.direct_bytes", "guest_disk_direct_bytes",
+           "and without: copies that were avoided"),
+    _pages("io.remaps_in", "guest_remapped_in_bytes", "pages that moved into low memory"),
+    _pages("io.remaps_out", "guest_remapped_out_bytes", "pages that moved out of it"),
+    _pages("io.remaps_refused", "guest_remap_refused_bytes",
+           "pages that its agent did not move"),
 )
 
 # Of metrics that several figures share.
 FAMILIES = {
+    "guest_disk_requests": "requests to its virtual disks, by what they are",
     "guest_idle_bytes": "resident memory not touched for so many seconds or more",
     "guest_memory_bytes": "where the guest's pages are; the sum over all places is its size",
     "share_refused_pages": "pages that had a twin and were not shared, by reason",
@@ -234,6 +266,8 @@ READING = (
     "`splits` near `merged_pages`: what is shared is written soon; sharing costs more than it "
     "saves.",
     "`balloon_needed_pages` that rise: its balloon is too large for it.",
+    "`copied_bytes` that rise much faster than `direct_bytes`: its requests use ever other "
+    "buffers, or low memory is too small (`low_bytes` near `low_limit_bytes`).",
     "`popped_pages` that rise: the guest, or something in it, uses memory that it gave back.",
 )
 

@@ -131,6 +131,8 @@ class Daemon:
             todo = self._steering.step(machine, sights, subjects, paged)
             self._hands.set_targets(todo.targets)
             self._act(todo)
+            for guest_id, pages in todo.low_limits.items():
+                self._engine.set_low(guest_id, pages)
             self._engine.set_aim(todo.aim_pages)
             self._engine.alarm(todo.alarm_pages)
             short = self._steering.taking

@@ -22,8 +22,10 @@ from uvmm.policy.parameters import (
 from uvmm.rundir import DEFAULT_RUN_DIR, RUN_DIR_VARIABLE
 from uvmm.settings import (
     DEFAULT_IDLE_COST_PERMILLE,
+    DEFAULT_LOW_PART,
     DEFAULT_MEMORY_BYTES,
     DEFAULT_RAM_PERCENT,
+    DEFAULT_REMAP_AFTER,
     DEFAULT_SHARE_CPU_PERMILLE,
     DEFAULT_SWAP_TIMES,
     LARGEST_PORT,
@@ -98,6 +100,21 @@ DAEMON = (
         "its pages are idle; half of it while memory is plentiful. 0: never looked for, and "
         "pages are reclaimed at random",
         reason="well below what a wrong choice costs, which is a load from the swap file",
+    ),
+    Knob(
+        option="--low-memory", key="low_memory", example='"6%"',
+        default=f"1/{DEFAULT_LOW_PART} of memory",
+        meaning="of machine memory, at most, for pages that devices reach without a copy; "
+        "guests with disks have parts of it by their shares. It is pinned while it is "
+        "used. See [disks.md](disks.md)",
+        reason="few buffers are in use again and again; what is pinned nobody else gets",
+    ),
+    Knob(
+        option="--remap-after", key="remap_after", example=f"{DEFAULT_REMAP_AFTER}",
+        default=f"{DEFAULT_REMAP_AFTER}",
+        meaning="copies of a page for a disk, within ten seconds or so, until it moves into "
+        "low memory. 0: never",
+        reason="a move costs as much as a few copies",
     ),
     Knob(
         option="--policy", key="policy", example='"policy.py"', default="uvmm's own",

@@ -40,6 +40,37 @@ NO_SHARING = Sharing(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Disks:
+    """
+    What a guest's virtual disks have done since it started.
+
+    `copied_bytes` went by way of a buffer, `direct_bytes` did not. Remaps are pages that
+    moved into low memory and out of it.
+    """
+
+    disks: int
+    reads: int
+    writes: int
+    flushes: int
+    discards: int
+    errors: int
+    read_bytes: int
+    written_bytes: int
+    copied_bytes: int
+    direct_bytes: int
+    remaps_in: int
+    remaps_out: int
+    remaps_refused: int
+
+
+NO_DISKS = Disks(
+    disks=0, reads=0, writes=0, flushes=0, discards=0, errors=0, read_bytes=0,
+    written_bytes=0, copied_bytes=0, direct_bytes=0, remaps_in=0, remaps_out=0,
+    remaps_refused=0,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """
     Machine memory and swap at one moment.
@@ -73,6 +104,8 @@ class Machine:
     state: StateName = "high"
     reserved_pages: int = 0
     reserved_swap_pages: int = 0
+    low_total_pages: int = 0
+    low_granted_pages: int = 0
 
     @property
     def used_pages(self) -> int:
@@ -184,6 +217,9 @@ class Guest:
     balloon_given_pages: int = 0
     popped_pages: int = 0
     balloon_needed_pages: int = 0
+    disks: Disks = NO_DISKS
+    low_pages: int = 0
+    low_limit_pages: int = 0
 
     @property
     def placed_pages(self) -> int:
@@ -231,6 +267,8 @@ class Sight(NamedTuple):
     sample_touched_pages: int
     blocked_until_ns: int
     blocks: int
+    disks: int = 0
+    low_limit_pages: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import struct
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from uvmm.model import Guest, Machine, Moved, Shared, Sharing, Sight, Standing
+from uvmm.model import Disks, Guest, Machine, Moved, Shared, Sharing, Sight, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +45,7 @@ def machine(m: Any) -> Machine:
         frame_pages=m.frame_pages, shared_pages=m.shared_pages,
         saved_pages=m.saved_pages, split_pages=m.split_pages, sharing=_sharing(m),
         headroom_pages=m.headroom_pages, net_pages=m.net_pages, wait_pages=m.wait_pages,
+        low_total_pages=m.low_total_pages, low_granted_pages=m.low_granted_pages,
     )
 
 
@@ -87,6 +88,17 @@ def guest(g: Any, name: str, standing: Standing) -> Guest:
         balloon_able=bool(g.balloon_able), popped_pages=g.popped_pages,
         balloon_needed_pages=g.balloon_needed_pages,
         balloon_asked_pages=g.balloon_asked_pages, balloon_given_pages=g.balloon_given_pages,
+        disks=_disks(g), low_pages=g.low_pages, low_limit_pages=g.low_limit_pages,
+    )
+
+
+def _disks(g: Any) -> Disks:
+    return Disks(
+        disks=g.disks, reads=g.disk_reads, writes=g.disk_writes, flushes=g.disk_flushes,
+        discards=g.disk_discards, errors=g.disk_errors, read_bytes=g.disk_read_bytes,
+        written_bytes=g.disk_written_bytes, copied_bytes=g.disk_copied_bytes,
+        direct_bytes=g.disk_direct_bytes, remaps_in=g.remaps_in, remaps_out=g.remaps_out,
+        remaps_refused=g.remaps_refused,
     )
 
 

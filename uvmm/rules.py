@@ -12,7 +12,13 @@ from uvmm.policy.parameters import Defaults
 from uvmm.policy.shares import TaxedShares
 from uvmm.policy_file import load_policy
 from uvmm.policy_settings import defaults, sampling
-from uvmm.settings import http_port, idle_cost_permille, share_cpu_permille
+from uvmm.settings import (
+    http_port,
+    idle_cost_permille,
+    low_memory_bytes,
+    remap_after,
+    share_cpu_permille,
+)
 
 if TYPE_CHECKING:
     from uvmm.policy.contract import Policy
@@ -56,6 +62,8 @@ def in_force(settings: Settings, sizes: Sizes, rules: Rules) -> dict[str, Any]:
         "group": settings.group or "none",
         "share_cpu_percent": share_cpu_permille(settings) / 10,
         "idle_cost_percent": idle_cost_permille(settings) / 10,
+        "low_memory_bytes": low_memory_bytes(settings, sizes.memory_bytes),
+        "remap_after": remap_after(settings),
         "http_port": "none" if settings.http is None else http_port(settings),
         "policy": settings.policy or "built in",
         "sample_pages": rules.sampling.pages,

@@ -14,7 +14,7 @@ from uvmm.units import pages_to_bytes
 
 if TYPE_CHECKING:
     from uvmm.daemon import Explanation
-    from uvmm.model import Guest, Machine, Moved, PageMap, Shared, Sharing, Snapshot
+    from uvmm.model import Disks, Guest, Machine, Moved, PageMap, Shared, Sharing, Snapshot
 
 SIZE_CHARACTERS = 64
 ID_MAX = 0xFFFFFFFE  # the largest user and group number
@@ -150,6 +150,8 @@ class MachineFigures(TypedDict):
     shared_bytes: int
     saved_bytes: int
     split_bytes: int
+    low_total_bytes: int
+    low_granted_bytes: int
     sharing: SharingFigures
 
 
@@ -164,6 +166,24 @@ class IdleFigures(TypedDict):
     for_32s_bytes: int
     for_64s_bytes: int
     for_128s_bytes: int
+
+
+class DiskFigures(TypedDict):
+    """What a guest's virtual disks have done since it started; remaps are pages."""
+
+    disks: int
+    reads: int
+    writes: int
+    flushes: int
+    discards: int
+    errors: int
+    read_bytes: int
+    written_bytes: int
+    copied_bytes: int
+    direct_bytes: int
+    remaps_in: int
+    remaps_out: int
+    remaps_refused: int
 
 
 class GuestFigures(TypedDict):
@@ -226,6 +246,9 @@ class GuestFigures(TypedDict):
     idle: IdleFigures
     idle_scanned_pages: int
     blocks: int
+    low_bytes: int
+    low_limit_bytes: int
+    io: DiskFigures
 
 
 class Figures(TypedDict):
@@ -303,6 +326,8 @@ def machine_figures(machine: Machine, scan_rate: float) -> MachineFigures:
         shared_bytes=pages_to_bytes(machine.shared_pages),
         saved_bytes=pages_to_bytes(machine.saved_pages),
         split_bytes=pages_to_bytes(machine.split_pages),
+        low_total_bytes=pages_to_bytes(machine.low_total_pages),
+        low_granted_bytes=pages_to_bytes(machine.low_granted_pages),
         sharing=_sharing_figures(machine.sharing, scan_rate),
     )
 
@@ -384,6 +409,19 @@ def guest_figures(guest: Guest, stall_percent: float) -> GuestFigures:
         sample_touched_pages=guest.sample_touched_pages,
         idle=_idle(guest), idle_scanned_pages=guest.idle_scanned_pages,
         blocks=guest.blocks,
+        low_bytes=pages_to_bytes(guest.low_pages),
+        low_limit_bytes=pages_to_bytes(guest.low_limit_pages),
+        io=_disk_figures(guest.disks),
+    )
+
+
+def _disk_figures(disks: Disks) -> DiskFigures:
+    return DiskFigures(
+        disks=disks.disks, reads=disks.reads, writes=disks.writes, flushes=disks.flushes,
+        discards=disks.discards, errors=disks.errors, read_bytes=disks.read_bytes,
+        written_bytes=disks.written_bytes, copied_bytes=disks.copied_bytes,
+        direct_bytes=disks.direct_bytes, remaps_in=disks.remaps_in,
+        remaps_out=disks.remaps_out, remaps_refused=disks.remaps_refused,
     )
 
 

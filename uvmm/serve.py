@@ -41,6 +41,8 @@ from uvmm.settings import (
     check_run_dir,
     http_port,
     idle_cost_permille,
+    low_memory_bytes,
+    remap_after,
     resolve,
     share_cpu_permille,
     swap_path,
@@ -222,6 +224,7 @@ def _check_words(settings: Settings) -> None:
         raise BadInputError(f"--memory-via {settings.memory_via}: give one of {', '.join(VIA)}")
     share_cpu_permille(settings)
     idle_cost_permille(settings)
+    remap_after(settings)
     http_port(settings)
     host.free_disk_bytes(swap_path(settings).parent)
     resolve(settings, ram_bytes=host.ram_bytes(), free_disk_bytes=LARGEST_BYTES)
@@ -257,6 +260,8 @@ def _engine(run_dir: RunDir, settings: Settings, sizes: Sizes, group: int | None
         via=settings.memory_via or VIA[0], group=group,
         share_cpu_permille=share_cpu_permille(settings),
         idle_cost_permille=idle_cost_permille(settings),
+        low_pages=bytes_to_pages(low_memory_bytes(settings, sizes.memory_bytes)),
+        remap_after=remap_after(settings),
     )
     try:
         return Engine(config)

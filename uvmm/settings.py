@@ -23,6 +23,10 @@ DEFAULT_MEMORY_BYTES = 256 << 20  # on a host where the percentage is less
 DEFAULT_SWAP_TIMES = 2  # as large as memory: guests overcommit by three
 DEFAULT_SHARE_CPU_PERMILLE = 50
 DEFAULT_IDLE_COST_PERMILLE = 4
+DEFAULT_LOW_PART = 16  # of machine memory: one in so many
+DEFAULT_REMAP_AFTER = 4
+LARGEST_REMAP_AFTER = 255
+LARGE_PAGE_BYTES = 2 << 20
 LARGEST_PORT = 65535
 SOCKET_PATH_BYTES = 107  # of a unix socket, without NUL
 _LONGEST_SOCKET = "/control.sock"
@@ -40,6 +44,8 @@ class Settings:
     group: str | None = None
     share_cpu: str | None = None
     idle_cost: str | None = None
+    low_memory: str | None = None
+    remap_after: str | None = None
     http: str | None = None
     policy: str | None = None
     sample_pages: str | None = None
@@ -127,6 +133,44 @@ def _permille(option: str, given: str, *, of: str, such_as: str) -> int:
             f"(never look) to 100, such as {such_as}"
         )
     return int(percent * 10)
+
+
+def low_memory_bytes(settings: Settings, memory_bytes: int) -> int:
+    """
+    Return how much of machine memory may be low memory, in large pages.
+
+    Raises:
+        BadInputError: If it is no size, or more than machine memory.
+    """
+    given = settings.low_memory
+    wanted = memory_bytes // DEFAULT_LOW_PART if given is None else parse_size(
+        given, percent_of=memory_bytes, what="--low-memory"
+    )
+    if wanted > memory_bytes:
+        raise BadInputError(
+            f"--low-memory {given} is more than machine memory ({format_size(memory_bytes)})"
+        )
+    return min(wanted // LARGE_PAGE_BYTES, 8191) * LARGE_PAGE_BYTES
+
+
+def remap_after(settings: Settings) -> int:
+    """
+    Return how many copies of a page have it moved into low memory; 0: never.
+
+    Raises:
+        BadInputError: If it is no such number.
+    """
+    given = settings.remap_after
+    if given is None:
+        return DEFAULT_REMAP_AFTER
+    if not (given.isascii() and given.isdigit()) or len(given) > 3 or (
+        int(given) > LARGEST_REMAP_AFTER
+    ):
+        raise BadInputError(
+            f"--remap-after {shown(given)}: a number of copies is expected, 1 to "
+            f"{LARGEST_REMAP_AFTER}, or 0 for never"
+        )
+    return int(given)
 
 
 def http_port(settings: Settings) -> int | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from uvmm.policy.course import Course, advance
 from uvmm.policy.decision import History
+from uvmm.policy.low_memory import divide_low
 from uvmm.policy.outlook import Watched, frame_part, glance, guest_seen, observation
 from uvmm.policy.states import State
 
@@ -45,7 +46,8 @@ class ToDo:
     `targets` are those that have changed, by id; `floors` what paging leaves each guest;
     `draw` are the guests that a new sample is to be drawn of; `release` those whose block
     ends early. While there is less headroom than `aim_pages` no guest above its target
-    gets more; once there is less than `alarm_pages` it is time for a look.
+    gets more; once there is less than `alarm_pages` it is time for a look. `low_limits` are
+    bounds of low memory that have changed, by id.
     """
 
     targets: Mapping[int, int]
@@ -55,6 +57,7 @@ class ToDo:
     release: tuple[int, ...]
     aim_pages: int
     alarm_pages: int
+    low_limits: Mapping[int, int]
 
 
 class Steering:
@@ -152,7 +155,23 @@ class Steering:
             ),
             aim_pages=observed.thresholds.aim_pages,
             alarm_pages=_next_boundary(self._course.state, observed.thresholds),
+            low_limits=_low_limits(machine, sights, subjects),
         )
+
+
+def _low_limits(
+    machine: Machine, sights: Sequence[Sight], subjects: Mapping[int, Subject]
+) -> dict[int, int]:
+    """Return the bounds of low memory that are others now."""
+    shares = {
+        sight.id: subjects[sight.id].parameters.shares for sight in sights
+        if sight.disks and sight.id in subjects
+    }
+    limits = divide_low(machine.low_total_pages, shares)
+    return {
+        sight.id: limits[sight.id] for sight in sights
+        if sight.id in limits and limits[sight.id] != sight.low_limit_pages
+    }
 
 
 def _next_boundary(state: State, of: Thresholds) -> int:

@@ -111,13 +111,17 @@ static bool claim(struct piece *p, uint64_t ppn)
 				break;
 			p->handles[p->stored++] = pmap_handle(e);
 			return true;
+		case PAGE_LOW:
+			if (pmap_low_holds(e))
+				return false;
+			/* fall through */
 		case PAGE_SHARED:
 		case PAGE_SPLIT:
 			/* The guest maps it home, whatever comes of it. */
 			if (!pmap_move(&g->pmap, ppn, &e, pmap_make(PAGE_DISCARDING, pmap_pins(e))))
 				break;
 			share_discarded(p->e, g, ppn, e);
-			p->count->freed_pages += pmap_state(e) == PAGE_SPLIT;
+			p->count->freed_pages += pmap_state(e) != PAGE_SHARED;
 			pmap_chunk_sub_away(&g->pmap, ppn, 1);
 			return true;
 		default:

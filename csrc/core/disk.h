@@ -42,6 +42,7 @@ struct disks {
 	_Atomic uint64_t reads, writes, flushes, discards, errors;
 	_Atomic uint64_t read_bytes, written_bytes;
 	_Atomic uint64_t copied_bytes;  /* of these, through a bounce buffer */
+	_Atomic uint64_t direct_bytes;  /* and without */
 };
 
 void disks_init(struct disks *d);

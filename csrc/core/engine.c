@@ -195,6 +195,8 @@ static int check_config(const struct uvmm_engine_config *cfg, char *err)
 	    !memchr(cfg->swap_path, '\0', sizeof(cfg->swap_path)) ||
 	    (cfg->swap_pages && !cfg->swap_path[0]) || cfg->via > 1 ||
 	    cfg->share_cpu_permille > 64000 || cfg->idle_cost_permille > 1000 ||
+	    cfg->remap_after > 255 ||
+	    cfg->low_pages > cfg->memory_pages || cfg->low_pages > 1ull << 22 ||
 	    cfg->memory_pages > 1ull << 40 || cfg->swap_pages > 1ull << 40) {
 		snprintf(err, UVMM_ERR_BYTES, "a field of the configuration is out of range");
 		return -EINVAL;
@@ -217,6 +219,7 @@ int uvmm_engine_start(const struct uvmm_engine_config *cfg, uvmm_engine **out,
 	if (!e)
 		return -ENOMEM;
 	e->cfg = *cfg;
+	e->low_pool.chunks = cfg->low_pages / UVMM_CHUNK_PAGES;
 	atomic_store(&e->idle_cost_permille, cfg->idle_cost_permille);
 	allow_many_descriptors();
 	/* Signals are the control plane's: our threads have them all blocked. */
@@ -339,6 +342,16 @@ int uvmm_guest_set_min(uvmm_engine *e, uint64_t id, uint64_t min_pages)
 	if (min_pages > g->max_pages)
 		return -EINVAL;
 	atomic_store(&g->min_pages, min_pages);
+	return 0;
+}
+
+int uvmm_guest_set_low(uvmm_engine *e, uint64_t id, uint64_t pages)
+{
+	struct guest *g = guest_by_id(&e->registry, id);
+
+	if (!g)
+		return -ENOENT;
+	atomic_store(&g->low.limit_pages, pages);
 	return 0;
 }
 

@@ -27,6 +27,7 @@ struct uvmm_engine {
 	struct events events;
 	struct registry registry;
 	struct machine machine;
+	struct low_pool low_pool;
 	struct tier *tier[ENGINE_TIERS];
 	struct pressure pressure;
 	struct faults faults;

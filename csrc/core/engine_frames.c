@@ -26,7 +26,7 @@ static void search_chunk(struct search *s, const struct guest *g, uint64_t lo)
 		pmap_entry e = pmap_get(&g->pmap, ppn);
 		uint64_t frame = pmap_handle(e);
 
-		if ((pmap_state(e) == PAGE_SHARED || pmap_state(e) == PAGE_REMAPPING) &&
+		if ((pmap_state(e) == PAGE_SHARED || pmap_state(e) == PAGE_REMAPPING) && !pmap_handle_is_low(pmap_handle(e)) &&
 		    frame >= s->lo && frame < s->hi)
 			add(s, frame, g->id, ppn);
 	}

@@ -47,6 +47,7 @@ static void detach(struct uvmm_engine *e, struct guest *g)
 	guest_detach(g);
 	disks_stop(g);
 	share_forget(e, g);
+	low_close(e, g);
 	drop_stored(e, g);
 }
 

@@ -10,6 +10,7 @@
  *                       own (pagemap) and the page is SHARED before and after that was asked
  *   SHARED, split; SPLIT   out of the process, if the page is that still afterwards
  *   REMAPPING           like SHARED or SPLIT; when its agent has mapped guest memory, the file
+ *   LOW, REMAPPING to or from there   out of the process, likewise
  *   BALLOONED           zeros
  *
  * A page that somebody has on its way is waited for, with the busy bit given back. */
@@ -123,6 +124,15 @@ static int peek_own(const struct peek *p, uint64_t ppn, pmap_entry e)
 	return pmap_state(e) ? -EAGAIN : 0;
 }
 
+/* Both mappings of one that moves have the same content. What holds it does not matter. */
+static int peek_low(const struct peek *p, uint64_t ppn, pmap_entry e)
+{
+	int rc = read_process(p, ppn);
+	pmap_entry now = pmap_get(&p->g->pmap, ppn);
+
+	return rc ? rc : pmap_state(now) != pmap_state(e) ? -EAGAIN : 0;
+}
+
 /* Stored pages from lo on; how many. */
 static int peek_stored(struct peek *p, uint64_t lo, uint64_t hi)
 {
@@ -177,8 +187,11 @@ static int peek_some(struct peek *p, uint64_t lo, uint64_t hi)
 	case PAGE_SHARED:
 		rc = peek_frame(p, lo, e);
 		break;
+	case PAGE_LOW:
+		rc = peek_low(p, lo, e);
+		break;
 	case PAGE_REMAPPING:
-		rc = pmap_handle(e) == PMAP_NO_FRAME ? peek_own(p, lo, e) :
+		rc = pmap_handle_is_low(pmap_handle(e)) ? peek_low(p, lo, e) : pmap_handle(e) == PMAP_NO_FRAME ? peek_own(p, lo, e) :
 						       peek_frame(p, lo, e);
 		break;
 	case PAGE_SPLIT:

@@ -27,6 +27,27 @@ static uint64_t take_of(uint64_t *left, uint64_t pages)
 	return pages;
 }
 
+static void fill_disks(const struct guest *g, struct uvmm_guest_stats *s)
+{
+	const struct disks *d = &g->disks;
+
+	s->disks = atomic_load(&d->count);
+	s->disk_reads = atomic_load(&d->reads);
+	s->disk_writes = atomic_load(&d->writes);
+	s->disk_flushes = atomic_load(&d->flushes);
+	s->disk_discards = atomic_load(&d->discards);
+	s->disk_errors = atomic_load(&d->errors);
+	s->disk_read_bytes = atomic_load(&d->read_bytes);
+	s->disk_written_bytes = atomic_load(&d->written_bytes);
+	s->disk_copied_bytes = atomic_load(&d->copied_bytes);
+	s->disk_direct_bytes = atomic_load(&d->direct_bytes);
+	s->low_pages = atomic_load(&g->low.pages);
+	s->low_limit_pages = atomic_load(&g->low.limit_pages);
+	s->remaps_in = atomic_load(&g->low.remaps_in);
+	s->remaps_out = atomic_load(&g->low.remaps_out);
+	s->remaps_refused = atomic_load(&g->low.refused);
+}
+
 /* Under the registry's lock, so that the files stay. Where pages are is read one after
  * the other while they move: the parts are made to add up to max. */
 static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
@@ -35,7 +56,8 @@ static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 	uint64_t shared = atomic_load(&g->sharing.shared_pages);
 	uint64_t split = atomic_load(&g->sharing.split_pages);
 	uint64_t ballooned = atomic_load(&g->balloon.ballooned_pages);
-	uint64_t resident = machine_file_pages(g->memfd) + split, left = g->max_pages;
+	uint64_t resident = machine_file_pages(g->memfd) + split + atomic_load(&g->low.pages);
+	uint64_t left = g->max_pages;
 
 	ballooned = take_of(&left, ballooned);
 	stored = take_of(&left, stored);
@@ -74,6 +96,7 @@ static void fill(struct guest *g, uint64_t now_ns, struct uvmm_guest_stats *s)
 		.blocks = atomic_load(&g->blocks),
 	};
 	memcpy(s->name, g->name, sizeof(s->name));
+	fill_disks(g, s);
 	balloon_fill(g, s);
 	activity_fill(&g->activity, s);
 }
@@ -151,6 +174,8 @@ static void fill_machine(struct uvmm_engine *e, struct uvmm_machine_stats *m)
 		.refused = atomic_load(&e->refused),
 		.damaged_pages = atomic_load(&e->damaged_pages),
 	};
+	m->low_total_pages = e->low_pool.chunks * UVMM_CHUNK_PAGES;
+	m->low_granted_pages = atomic_load(&e->low_pool.granted) * UVMM_CHUNK_PAGES;
 	swap->ops->usage(swap, &m->swap_total_pages, &m->swap_used_pages);
 	pressure_fill(e, m);
 	fill_sharing(e, m);

@@ -238,6 +238,7 @@ static void missing(struct fault_thread *t, struct guest *g, uint64_t ppn,
 		break;
 	case PAGE_SHARED:
 	case PAGE_SPLIT:
+	case PAGE_LOW:
 		share_stale_fault(g, ppn);
 		break;
 	case PAGE_EVICTING:

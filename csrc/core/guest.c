@@ -274,6 +274,7 @@ static void reset(struct guest *g, uint64_t id, const struct uvmm_guest_config *
 	atomic_store(&g->strange_fds, 0);
 	balloon_reset(&g->balloon);
 	disks_init(&g->disks);
+	low_init(&g->low);
 }
 
 static int check_config(const struct uvmm_guest_config *cfg, char *err, size_t err_bytes)
@@ -368,6 +369,7 @@ fail:
 void guest_destroy(struct registry *r, struct guest *g)
 {
 	disks_close(&g->disks);
+	pthread_mutex_destroy(&g->low.lock);
 	close_files(g);
 	sharing_fini(&g->sharing, g->max_pages);
 	group_leave(&r->groups, g->group);

@@ -31,6 +31,7 @@
 #include "direct_io.h"
 #include "disk.h"
 #include "group.h"
+#include "low.h"
 #include "order.h"
 #include "pmap.h"
 #include "sharing.h"
@@ -95,6 +96,7 @@ struct guest {
 	struct guest_activity activity; /* likewise */
 	struct balloon balloon;         /* see there */
 	struct disks disks;             /* see there */
+	struct low low;                 /* likewise */
 
 	_Atomic uint32_t strange_fds;   /* that it sent, and were no userfaultfd */
 	_Atomic int servers;            /* fault threads that look for its messages */

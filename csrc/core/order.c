@@ -53,7 +53,7 @@ int order_call(struct uvmm_engine *e, struct guest *g)
 	lock(&o->lock);
 	if (o->state == ORDER_NONE) {
 		o->state = ORDER_CALLED;
-		o->left = false;
+		o->left = o->low = false;
 		o->seq++;
 		if (session_send_agent(e, g, UVMM_MSG_ATTEND, o->seq, NULL, 0, -1))
 			o->state = ORDER_NONE;
@@ -100,8 +100,9 @@ static int send_remap(struct uvmm_engine *e, struct guest *g)
 
 	for (i = 0; i < m->runs; i++)
 		if (m->run[i].frame != UVMM_FRAME_HOME)
-			fd = g->group->reader_fd;
-	return session_send_agent(e, g, UVMM_MSG_REMAP, g->order.seq, m, bytes, fd);
+			fd = g->order.low ? g->low.fd : g->group->reader_fd;
+	return session_send_agent(e, g, g->order.low ? UVMM_MSG_LOWER : UVMM_MSG_REMAP,
+				  g->order.seq, m, bytes, fd);
 }
 
 int order_send(struct uvmm_engine *e, struct guest *g)
@@ -182,7 +183,7 @@ bool order_remapped(struct uvmm_engine *e, struct guest *g, uint32_t seq,
 	if (!asked)
 		return false;
 	since = clock_thread_ns();
-	share_finish(e, g, &o->remap, answer);
+	(o->low ? low_finish : share_finish)(e, g, &o->remap, answer);
 	used = clock_thread_ns() - since;
 	atomic_fetch_add(&e->sharing.answers_ns, used);
 	atomic_fetch_add(&e->sharing.cpu_ns, used);

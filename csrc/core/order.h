@@ -43,6 +43,7 @@ struct order {
 	uint32_t seq;
 	uint64_t attended_ns;
 	bool left;                      /* ATTENDED, and no more */
+	bool low;                       /* it is of low memory (low.h); likewise */
 	struct uvmm_remap remap;        /* immutable while SENT */
 };
 

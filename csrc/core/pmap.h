@@ -28,6 +28,8 @@
  *     SHARED      mapped privately from the frame in the entry, to which the page is a
  *                 reference; the file has a hole there. A write is split by the
  *                 kernel, unseen: the page stays SHARED until that is noticed.
+ *     LOW         mapped, shared, from the guest's part of low memory, whose page the entry
+ *                 has, with how many requests of devices hold it there (low.h).
  *     SPLIT       was SHARED, and its content is the process's own now. The entry has
  *                 a print of it, or nothing.
  *
@@ -36,7 +38,7 @@
  *   a page are not queued: the owner wakes all waiters of the page after it has left
  *   the state, and they fault anew.
  *
- *   REMAPPING, SHARED and SPLIT pages are not home: userfaultfd calls on a range must
+ *   REMAPPING, SHARED, SPLIT and LOW pages are not home: userfaultfd calls on a range must
  *   not cross them, as something else is mapped there.
  *
  *   Units    pages. Errors 0 or -errno.
@@ -66,6 +68,7 @@ enum page_state {
 	PAGE_REMAPPING = 9,
 	PAGE_SHARED = 10,
 	PAGE_SPLIT = 11,
+	PAGE_LOW = 12,
 };
 
 #define PMAP_PINS_MAX 15u
@@ -116,6 +119,36 @@ static inline bool pmap_is_home(pmap_entry e)
 
 /* The handle of a REMAPPING page that is to be home, and has no frame. */
 #define PMAP_NO_FRAME (UINT64_MAX >> 12)
+
+/* The handle of a LOW page, and of a REMAPPING one on its way from or to there: bit 51, the
+ * number of the page of low memory in 0-35, and how many hold it in 36-50. */
+#define PMAP_LOW_BIT (1ull << 51)
+#define PMAP_LOW_HOLDS_MAX 0x7fffu
+
+static inline pmap_entry pmap_low(enum page_state s, uint64_t low)
+{
+	return (uint64_t)s | (PMAP_LOW_BIT | low) << 12;
+}
+
+static inline bool pmap_handle_is_low(uint64_t handle)
+{
+	return handle != PMAP_NO_FRAME && handle & PMAP_LOW_BIT;
+}
+
+static inline uint64_t pmap_low_page(pmap_entry e)
+{
+	return pmap_handle(e) & ((1ull << 36) - 1);
+}
+
+static inline unsigned pmap_low_holds(pmap_entry e)
+{
+	return (unsigned)(pmap_handle(e) >> 36) & PMAP_LOW_HOLDS_MAX;
+}
+
+static inline pmap_entry pmap_with_low_holds(pmap_entry e, unsigned holds)
+{
+	return (e & ~((uint64_t)PMAP_LOW_HOLDS_MAX << 48)) | (uint64_t)holds << 48;
+}
 
 static inline pmap_entry pmap_with_pins(pmap_entry e, unsigned pins)
 {

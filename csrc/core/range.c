@@ -31,6 +31,12 @@ static bool waited_too_long(uint64_t *since_ns)
 	return now - *since_ns > AGENT_WAIT_NS;
 }
 
+/* By a request of a device that is under way. */
+static bool is_held(pmap_entry e)
+{
+	return pmap_state(e) == PAGE_LOW && pmap_low_holds(e);
+}
+
 /* Makes the page DISCARDING, with the pins that have come meanwhile. False if it stays:
  * damaged, ballooned, or with *rc set. */
 static bool claim(struct uvmm_engine *engine, struct guest *g, uint64_t ppn,
@@ -52,9 +58,10 @@ static bool claim(struct uvmm_engine *engine, struct guest *g, uint64_t ppn,
 				break;
 			d->handles[d->stored++] = pmap_handle(e);
 			return true;
+		case PAGE_LOW:
 		case PAGE_SHARED:
 		case PAGE_SPLIT:
-			if (!d->homes) {
+			if (!d->homes || is_held(e)) {
 				*rc = -EBUSY;
 				return false;
 			}
@@ -109,7 +116,8 @@ int range_settle(const struct guest *g, uint64_t lo, uint64_t hi, bool homes, bo
 			continue;
 		}
 		e = pmap_get(&g->pmap, ppn);
-		if (pmap_pins(e) ? !pins || !pmap_is_home(e) : !homes && !pmap_is_home(e))
+		if (is_held(e) ||
+		    (pmap_pins(e) ? !pins || !pmap_is_home(e) : !homes && !pmap_is_home(e)))
 			return -EBUSY;
 		for (; pmap_state(e) == PAGE_REMAPPING; e = pmap_get(&g->pmap, ppn)) {
 			if (waited_too_long(&since_ns))
@@ -242,6 +250,7 @@ static int pin_page(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64
 		case PAGE_EVICTING:
 		case PAGE_SHARED:
 		case PAGE_SPLIT:
+		case PAGE_LOW:
 			if (pins == PMAP_PINS_MAX)
 				return -EOVERFLOW;
 			if (!pmap_move(&g->pmap, ppn, &was, pinned(was, pins + 1)))

@@ -27,8 +27,7 @@ void share_punch(const struct guest *g, uint64_t ppn, uint64_t pages)
 	}
 }
 
-/* Pages [ppn, ppn + n), which were absent and away, are home. */
-static void set_home(struct guest *g, uint64_t ppn, uint64_t n)
+void share_set_home(struct guest *g, uint64_t ppn, uint64_t n)
 {
 	uint64_t i;
 
@@ -65,7 +64,7 @@ static void share_refused(struct uvmm_engine *e, struct guest *g,
 	uffd_unprotect(g->uffd, guest_addr(g, run->ppn), run->pages << UVMM_PAGE_SHIFT);
 	for (i = 0; i < run->pages; i++)
 		group_drop_frame(g->group, run->frame + i);
-	set_home(g, run->ppn, run->pages);
+	share_set_home(g, run->ppn, run->pages);
 	atomic_fetch_add(&e->sharing.refused[SHARE_REFUSED_AGENT], run->pages);
 }
 
@@ -73,7 +72,7 @@ static void share_refused(struct uvmm_engine *e, struct guest *g,
 
 static void drop_frame_of(struct guest *g, pmap_entry e)
 {
-	if (pmap_handle(e) != PMAP_NO_FRAME)
+	if (pmap_handle(e) != PMAP_NO_FRAME && !pmap_handle_is_low(pmap_handle(e)))
 		group_drop_frame(g->group, pmap_handle(e));
 }
 
@@ -88,7 +87,7 @@ static void came_home(struct uvmm_engine *e, struct guest *g, const struct uvmm_
 		split += pmap_handle(entry) == PMAP_NO_FRAME;
 		drop_frame_of(g, entry);
 	}
-	set_home(g, run->ppn, run->pages);
+	share_set_home(g, run->ppn, run->pages);
 	atomic_fetch_sub(&g->sharing.split_pages, split);
 	atomic_fetch_sub(&e->sharing.split_pages, split);
 	atomic_fetch_sub(&g->sharing.own_pages, split);
@@ -151,7 +150,7 @@ static bool is_away(const struct guest *g, uint64_t ppn)
 {
 	enum page_state s = pmap_state(pmap_get(&g->pmap, ppn));
 
-	return s == PAGE_SHARED || s == PAGE_SPLIT;
+	return s == PAGE_SHARED || s == PAGE_SPLIT || s == PAGE_LOW;
 }
 
 void share_stale_fault(struct guest *g, uint64_t ppn)
@@ -176,7 +175,9 @@ int share_homed(struct guest *g, uint64_t ppn, uint64_t pages)
 
 void share_discarded(struct uvmm_engine *e, struct guest *g, uint64_t ppn, pmap_entry former)
 {
-	if (pmap_state(former) == PAGE_SHARED) {
+	if (pmap_state(former) == PAGE_LOW) {
+		low_free(&g->low, pmap_low_page(former), 1);
+	} else if (pmap_state(former) == PAGE_SHARED) {
 		drop_frame_of(g, former);
 		sharing_count(&e->sharing, &g->sharing, -1);
 	} else {

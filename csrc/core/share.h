@@ -105,8 +105,11 @@ void share_stale_fault(struct guest *g, uint64_t ppn);
 /* The process has mapped [ppn, ppn + pages) as guest memory again: watched as before. */
 int share_homed(struct guest *g, uint64_t ppn, uint64_t pages);
 
-/* The guest discards a page that was SHARED or SPLIT, and will map it home. */
+/* The guest discards a page that was SHARED, SPLIT or LOW, and will map it home. */
 void share_discarded(struct uvmm_engine *e, struct guest *g, uint64_t ppn, pmap_entry former);
+
+/* Pages [ppn, ppn + n), which were absent and away, are home. */
+void share_set_home(struct guest *g, uint64_t ppn, uint64_t n);
 
 /* Frees the page's copy in the guest's file, if nobody holds on to it. */
 void share_punch(const struct guest *g, uint64_t ppn, uint64_t pages);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -38,9 +39,25 @@ static int move(const struct transfer *t, int fd, uint64_t at, char *buffer, uin
 	return 0;
 }
 
-static bool is_home(const struct transfer *t, uint64_t at)
+enum where { IN_FILE, IN_PROCESS, IN_LOW };
+
+static enum where where(const struct transfer *t, uint64_t at)
 {
-	return pmap_is_home(pmap_get(&t->g->pmap, at >> UVMM_PAGE_SHIFT));
+	pmap_entry e = pmap_get(&t->g->pmap, at >> UVMM_PAGE_SHIFT);
+
+	return pmap_is_home(e) ? IN_FILE : pmap_state(e) == PAGE_LOW ? IN_LOW : IN_PROCESS;
+}
+
+/* A LOW page, which a pin keeps there. */
+static void move_low(const struct transfer *t, uint64_t at, char *buffer, uint64_t bytes)
+{
+	uint64_t low = pmap_low_page(pmap_get(&t->g->pmap, at >> UVMM_PAGE_SHIFT));
+	char *there = low_at(&t->g->low, low) + at % UVMM_PAGE_SIZE;
+
+	if (t->to_guest)
+		memcpy(there, buffer, bytes);
+	else
+		memcpy(buffer, there, bytes);
 }
 
 /* All pages are pinned. */
@@ -50,15 +67,18 @@ static int move_pinned(const struct transfer *t, uint64_t at, char *buffer, uint
 	int rc = 0;
 
 	for (; at < end && !rc; at = to) {
-		bool home = is_home(t, at);
+		enum where here = where(t, at);
 
 		to = at;
 		do
 			to = (to / UVMM_PAGE_SIZE + 1) * UVMM_PAGE_SIZE;
-		while (to < end && is_home(t, to) == home);
+		while (to < end && here != IN_LOW && where(t, to) == here);
 		to = to < end ? to : end;
-		rc = home ? move(t, t->g->memfd, at, buffer, to - at) :
-			    move(t, t->g->mem_fd, t->g->base + at, buffer, to - at);
+		if (here == IN_LOW)
+			move_low(t, at, buffer, to - at);
+		else
+			rc = here == IN_FILE ? move(t, t->g->memfd, at, buffer, to - at) :
+				move(t, t->g->mem_fd, t->g->base + at, buffer, to - at);
 		buffer += to - at;
 	}
 	return rc;

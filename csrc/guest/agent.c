@@ -133,6 +133,7 @@ static bool is_sound(const struct message *m)
 	case UVMM_MSG_LEFT:
 		return !m->bytes && !m->with_file;
 	case UVMM_MSG_REMAP:
+	case UVMM_MSG_LOWER:
 		return remap_is_sound(&m->remap, m->bytes, m->with_file);
 	case UVMM_MSG_ZAP:
 		return remap_zap_is_sound(&m->zap, m->bytes) && !m->with_file;
@@ -170,9 +171,11 @@ static bool serve_pressure(struct agent *a, const struct message *m)
 
 static bool serve_remap(struct agent *a, const struct message *m)
 {
+	bool lower = m->head.type == UVMM_MSG_LOWER;
+
 	/* Sent twice when the connection was lost on the way: pages that it mapped may have
 	 * been written since. */
-	if (m->head.seq == a->remap_seq) {
+	if (m->head.seq == a->remap_seq || (lower && !a->ops->lower)) {
 		if (m->file >= 0)
 			close(m->file);
 	} else {
@@ -180,7 +183,8 @@ static bool serve_remap(struct agent *a, const struct message *m)
 		a->remapped = (struct uvmm_remapped){ { 0 } };
 		/* Without a number for the file nothing can be done, but said. */
 		if (m->file >= 0 || !m->with_file)
-			a->ops->remap(a->arg, &m->remap, m->file, &a->remapped);
+			(lower ? a->ops->lower : a->ops->remap)(a->arg, &m->remap, m->file,
+								&a->remapped);
 	}
 	return answer(a, m->head.seq, UVMM_MSG_REMAPPED, &a->remapped, sizeof(a->remapped));
 }
@@ -238,6 +242,7 @@ static bool serve_attending(struct agent *a, const struct message *m, struct lat
 {
 	switch (m->head.type) {
 	case UVMM_MSG_REMAP:
+	case UVMM_MSG_LOWER:
 		a->attended = 0;
 		return serve_remap(a, m);
 	case UVMM_MSG_ATTEND:
@@ -300,6 +305,7 @@ static bool serve_one(struct agent *a)
 	case UVMM_MSG_LEFT:
 		return true;
 	case UVMM_MSG_REMAP:
+	case UVMM_MSG_LOWER:
 		return serve_remap(a, &m);
 	case UVMM_MSG_ZAP:
 		return serve_zap(a, &m);

@@ -57,6 +57,9 @@ struct agent_ops {
 	/* As remap_serve(). */
 	void (*remap)(void *arg, const struct uvmm_remap *m, int frames,
 		      struct uvmm_remapped *out);
+	/* As remap_lower(); NULL: all runs are refused. */
+	void (*lower)(void *arg, const struct uvmm_remap *m, int low,
+		      struct uvmm_remapped *out);
 	/* As remap_zap(). */
 	void (*zap)(void *arg, const struct uvmm_zap *m, struct uvmm_zapped *out);
 	/* As driver_serve(). */

@@ -161,6 +161,19 @@ static void remap_for_agent(void *arg, const struct uvmm_remap *m, int frames,
 	remap_serve(&((struct uvmm_guest *)arg)->remap, m, frames, out);
 }
 
+static void lower_for_agent(void *arg, const struct uvmm_remap *m, int low,
+			    struct uvmm_remapped *out)
+{
+	remap_lower(&((struct uvmm_guest *)arg)->remap, m, low, out);
+}
+
+static int userfault(void *arg)
+{
+	const struct kept_fd *fd = &((struct uvmm_guest *)arg)->attachment.userfault;
+
+	return kept_is_ours(fd) ? fd->fd : -1;
+}
+
 static void zap_for_agent(void *arg, const struct uvmm_zap *m, struct uvmm_zapped *out)
 {
 	remap_zap(&((struct uvmm_guest *)arg)->remap, m, out);
@@ -195,10 +208,11 @@ static int attach(struct uvmm_guest *g)
 		.trim = trim_for_agent,
 		.tick = tick,
 		.remap = remap_for_agent,
+		.lower = lower_for_agent,
 		.zap = zap_for_agent,
 		.balloon = balloon_for_agent,
 	};
-	static const struct remap_ops remap_ops = { .ask = ask };
+	static const struct remap_ops remap_ops = { .ask = ask, .userfault = userfault };
 	static const struct driver_ops driver_ops = { .ask = ask };
 	char why[UVMM_TEXT_BYTES] = "";
 	int rc;

@@ -10,6 +10,7 @@
 
 #include "kept.h"
 #include "raw.h"
+#include "remap_parts.h"
 
 #define WORD 64u
 #define USUAL (PROT_READ | PROT_WRITE)
@@ -58,7 +59,7 @@ static bool is_away(const struct remap *r, uint64_t page)
 	return r->away[page / WORD] >> (page % WORD) & 1;
 }
 
-static void mark(struct remap *r, uint64_t page, uint64_t n, bool away)
+void remap_mark(struct remap *r, uint64_t page, uint64_t n, bool away)
 {
 	for (; n; page++, n--) {
 		uint64_t bit = 1ull << (page % WORD), *word = &r->away[page / WORD];
@@ -85,7 +86,7 @@ static bool next_away(const struct remap *r, uint64_t *page, uint64_t end, uint6
 
 /* Puts the stage, a mapping of n pages, in place of the pages. Refused before
  * anything is unmapped, but for a kernel that has no memory for itself. */
-static int commit(const struct remap *r, void *stage, uint64_t page, uint64_t n)
+int remap_commit(const struct remap *r, void *stage, uint64_t page, uint64_t n)
 {
 	void *got = raw_mremap(stage, bytes_of(n), bytes_of(n), MREMAP_MAYMOVE | MREMAP_FIXED,
 			       place(r, page));
@@ -111,17 +112,22 @@ static int send_away(struct remap *r, const struct uvmm_remap_run *run,
 	if (rc)
 		raw_munmap(stage, bytes_of(run->pages));
 	else
-		rc = commit(r, stage, run->ppn, run->pages);
+		rc = remap_commit(r, stage, run->ppn, run->pages);
 	if (!rc)
-		mark(r, run->ppn, run->pages, true);
+		remap_mark(r, run->ppn, run->pages, true);
 	return rc;
 }
 
-/* The stage has the advice that the spare has, DONTFORK above all. */
+/* It has the advice that the spare has, DONTFORK above all. */
+void *remap_copy_of_home(const struct remap *r, uint64_t page, uint64_t n)
+{
+	return raw_mremap(r->spare + bytes_of(page - r->first), 0, bytes_of(n), MREMAP_MAYMOVE,
+			  NULL);
+}
+
 static int bring_home(struct remap *r, uint64_t page, uint64_t n, int rights)
 {
-	void *stage = raw_mremap(r->spare + bytes_of(page - r->first), 0, bytes_of(n),
-				 MREMAP_MAYMOVE, NULL);
+	void *stage = remap_copy_of_home(r, page, n);
 	int rc = failure(stage);
 
 	if (rc)
@@ -130,9 +136,9 @@ static int bring_home(struct remap *r, uint64_t page, uint64_t n, int rights)
 	if (rc)
 		raw_munmap(stage, bytes_of(n));
 	else
-		rc = commit(r, stage, page, n);
+		rc = remap_commit(r, stage, page, n);
 	if (!rc)
-		mark(r, page, n, false);
+		remap_mark(r, page, n, false);
 	return rc;
 }
 
@@ -233,7 +239,7 @@ static int open_spare(struct remap *r)
 	return rc;
 }
 
-static int open_all(struct remap *r)
+int remap_open(struct remap *r)
 {
 	int rc = r->away ? 0 : open_away(r);
 
@@ -271,13 +277,20 @@ bool remap_is_sound(const struct uvmm_remap *m, size_t bytes, bool with_frames)
 	return needed == with_frames;
 }
 
+bool remap_may_change(struct remap *r, uint64_t page, uint64_t n)
+{
+	uint64_t usual = n;
+
+	return n <= r->pages && page <= r->pages - n && !remap_open(r) && page >= r->first &&
+	       !is_kept(r, page, n) && rights_of(r, page, &usual) == USUAL && usual == n;
+}
+
 static bool serve_run(struct remap *r, const struct uvmm_remap_run *run,
 		      const struct kept_fd *frames, uint64_t file_frames)
 {
 	uint64_t n = run->pages;
 
-	if (n > r->pages || run->ppn > r->pages - n || open_all(r) || run->ppn < r->first ||
-	    is_kept(r, run->ppn, n) || rights_of(r, run->ppn, &n) != USUAL || n != run->pages)
+	if (!remap_may_change(r, run->ppn, n))
 		return false;
 	if (run->frame == UVMM_FRAME_HOME)
 		return !bring_home(r, run->ppn, n, USUAL);
@@ -434,7 +447,7 @@ void remap_forget(struct remap *r, uint64_t page, uint64_t n)
 {
 	pthread_mutex_lock(&r->lock);
 	if (r->away)
-		mark(r, page, n, false);
+		remap_mark(r, page, n, false);
 	pthread_mutex_unlock(&r->lock);
 }
 

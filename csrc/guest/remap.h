@@ -8,10 +8,12 @@
  *     home   the guest's file, shared. As attached.
  *     away   the frame file, private: reads are of the shared frame, a write is split
  *            by the kernel's copy-on-write, of which nobody is told.
+ *            Or low memory, shared: reads and writes are of it.
  *     lost   something of the program's (rights() < 0); never touched from here.
  *
  *     home, away -> away   a run of REMAP with a frame  } the mremap() that puts a
  *     home, away -> home   a run of FRAME_HOME          } mapping, made elsewhere,
+ *     home -> away, back   a run of LOWER               }
  *     away -> home         remap_discard()              } in place of what is there
  *     home, away -> lost   the program's own mmap(MAP_FIXED), then remap_forget()
  *
@@ -59,6 +61,8 @@ struct remap_ops {
 	/* PROT_* of `page`, and of how many from it, at most *n as given; negative if it
 	 * is lost. May be asked with remap.lock held. NULL: all may be read and written. */
 	int (*rights)(void *arg, uint64_t page, uint64_t *n);
+	/* The guest's userfaultfd, or -1; NULL: there is none to use. */
+	int (*userfault)(void *arg);
 };
 
 struct remap {
@@ -94,6 +98,11 @@ bool remap_is_sound(const struct uvmm_remap *m, size_t bytes, bool with_frames);
  * file, and readable and writable; when some of it is kept; and by the kernel, mostly
  * for vm.max_map_count. */
 void remap_serve(struct remap *r, const struct uvmm_remap *m, int frames,
+		 struct uvmm_remapped *out);
+
+/* As remap_serve(), for LOWER: the pages are copied, and mapped from low memory, or from
+ * low memory home; refused also when the program's own memory has the descriptor no more. */
+void remap_lower(struct remap *r, const struct uvmm_remap *m, int low,
 		 struct uvmm_remapped *out);
 
 /* A ZAP of `bytes` is as protocol.h has it, as far as that can be told from it. */

@@ -38,6 +38,8 @@ struct uvmm_engine_config {
 	uint32_t share_cpu_permille;    /* of one CPU, to look for pages to share */
 	uint32_t idle_cost_permille;    /* of a guest's CPU time, to look for its idle
 					 * pages while memory is short; 0: never looked for */
+	uint64_t low_pages;             /* of the budget, at most, for low memory */
+	uint32_t remap_after;           /* copies of a page before it moves there; 0: never */
 };
 
 /* Mounts machine memory and the memory filesystem, creates the swap file, opens
@@ -80,6 +82,10 @@ int uvmm_guest_set_min(uvmm_engine *e, uint64_t id, uint64_t min_pages);
  * as far as it can, and is asked once; ask again for what it could not give.
  *   -ENOENT   no such guest    -ENOTCONN  not attached yet */
 int uvmm_guest_set_balloon(uvmm_engine *e, uint64_t id, uint64_t pages);
+
+/* Sets how many pages of low memory the guest may have; what it has beyond that moves back
+ * soon.  -ENOENT */
+int uvmm_guest_set_low(uvmm_engine *e, uint64_t id, uint64_t pages);
 
 enum uvmm_tier { UVMM_TIER_SWAP = 0 };
 
@@ -179,6 +185,13 @@ struct uvmm_guest_stats {
 	/* In all, by requests that are answered or overdue: pages that the balloon was to
 	 * take, and what of machine memory was freed by that. */
 	uint64_t balloon_asked_pages, balloon_given_pages;
+	/* Virtual disks, in all: */
+	uint64_t disks;                 /* that it has now */
+	uint64_t disk_reads, disk_writes, disk_flushes, disk_discards, disk_errors;
+	uint64_t disk_read_bytes, disk_written_bytes;
+	uint64_t disk_copied_bytes, disk_direct_bytes;  /* by way of a buffer, and without */
+	uint64_t low_pages, low_limit_pages;    /* now, of resident_pages */
+	uint64_t remaps_in, remaps_out, remaps_refused; /* pages, in all */
 };
 
 struct uvmm_machine_stats {
@@ -207,6 +220,7 @@ struct uvmm_machine_stats {
 	 * background reclaimer takes by itself, also when no guest grows; below wait_pages
 	 * growth waits. */
 	uint64_t headroom_pages, net_pages, wait_pages;
+	uint64_t low_total_pages, low_granted_pages;    /* low memory; of tmpfs_pages */
 };
 
 /* Fills *m and up to cap guests; *n is how many there are. */

@@ -15,9 +15,9 @@ static const struct ring_disk disk[] = {
 	{ .size_bytes = 1 << 20, .block_bytes = 4096, .read_only = true },
 };
 
-static void expect(int true)
+static void expect(int sound)
 {
-	if (!true)
+	if (!sound)
 		abort();
 }
 

@@ -62,6 +62,14 @@ def up(
         str | None,
         typer.Option(metavar="PERCENT", help="Of guests' CPU time, to find idle pages; 0.4%."),
     ] = None,
+    low_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Of memory, for devices to reach; 1/16."),
+    ] = None,
+    remap_after: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Copies until a page moves there; 4, 0: never."),
+    ] = None,
     http: Annotated[
         str | None,
         typer.Option(metavar="PORT", help="Serve the web page on 127.0.0.1; see 'uvmm web'."),
@@ -98,7 +106,8 @@ def up(
     options = {
         "memory": memory, "swap": swap, "swap_size": swap_size,
         "memory_via": memory_via, "group": group, "share_cpu": share_cpu,
-        "idle_cost": idle_cost, "http": http, "sample_pages": sample_pages,
+        "idle_cost": idle_cost, "low_memory": low_memory, "remap_after": remap_after,
+        "http": http, "sample_pages": sample_pages,
         "sample_seconds": sample_seconds, "tax": tax, "balloon_max": balloon_max,
         "policy": None if policy is None else str(policy.absolute()),
     }

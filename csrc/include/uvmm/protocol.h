@@ -81,6 +81,7 @@ enum uvmm_msg_type {
 				 * the ATTEND */
 	UVMM_MSG_LEFT = 29,     /* -> agent: no body; its answer, unless a REMAP was sent: that
 				 * is on its way, and to be served first */
+	UVMM_MSG_LOWER = 35,    /* -> agent: struct uvmm_remap, low memory; answered by REMAPPED */
 	UVMM_MSG_DISK_ADD = 30, /* watcher -> daemon: struct uvmm_disk_add, the image; answered
 				 * by REPLY */
 	UVMM_MSG_DISK_FIND = 31, /* -> daemon: struct uvmm_disk_find; answered by DISK_INFO */
@@ -209,6 +210,12 @@ struct uvmm_remap {
 struct uvmm_remapped {
 	uint64_t done[UVMM_REMAP_RUNS / 64];
 };
+
+/* LOWER comes instead of REMAP: pages move into the guest's part of low memory, whose
+ * numbers `frame` has, or with FRAME_HOME out of it. The agent copies what they hold, run by
+ * run: it protects the run (UFFDIO_WRITEPROTECT), copies it, puts the new mapping in place,
+ * shared, and wakes who waits to write. With it comes the file of that part, for reading and
+ * writing, if a run is not FRAME_HOME. */
 
 #define UVMM_ZAP_RUNS 1024u
 
