@@ -133,5 +133,8 @@ int reclaim_guest(struct uvmm_engine *e, struct guest *g, uint64_t want, bool un
 		clock_sleep_ns(NS_PER_MS);
 		rc = go_round(&r, GRADE_HOT, UINT32_MAX);
 	}
+	/* Its disk thread brings back what no device has used for a while: for the next time. */
+	if (goes_on(&r) && atomic_load(&g->low.pages))
+		atomic_store(&g->low.wanted_back, r.goal - res->pages);
 	return rc;
 }

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""Low memory, on a real daemon: buffers of disks move there and back while they are used."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tests.guest.conftest import wait_for
+
+if TYPE_CHECKING:
+    from tests.guest.conftest import Place
+
+MIB = 1 << 20
+ROOT = Path(__file__).parents[2]
+MARK = 0x9E3779B97F4A7C15
+
+
+@pytest.fixture(scope="module")
+def race(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("race") / "disk_race"
+    subprocess.run(
+        ["gcc", "-O2", "-pthread", "-D_GNU_SOURCE", f"-I{ROOT / 'csrc/include'}", "-o", program,
+         ROOT / "tests/guest/programs/disk_race.c", ROOT / "build/plain/libuvmm_guest.a"],
+        check=True,
+    )
+    return program
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image"
+    words = np.arange(8 * MIB // 8, dtype=np.uint64) * np.uint64(MARK)
+    path.write_bytes(words.tobytes())
+    return path
+
+
+def figures(place: Place, name: str) -> dict[str, Any]:
+    stats = place.client.get("/v1/stats")
+    guests = [guest for guest in stats["guests"] if guest["name"] == name]
+    assert len(guests) == 1, guests
+    return {**guests[0], **guests[0]["io"]}
+
+
+def run(place: Place, race: Path, image: Path, name: str, seconds: int) -> Any:
+    guest = place.start(
+        "run", "--name", name, "--max", "64M", "--disk", f"data={image},ro", "--", str(race),
+        str(seconds),
+    )
+    assert guest.stdout is not None
+    assert guest.stdout.readline() == "ready\n"
+    return guest
+
+
+def ended(guest: Any) -> str:
+    out, err = guest.communicate(timeout=90)
+    assert guest.returncode == 0, out + err
+    return str(out)
+
+
+@pytest.mark.usefixtures("served")
+def test_not_without_disks(place: Place) -> None:
+    guest = place.start("run", "--name", "plain", "--max", "16M", "--", "sleep", "2")
+    wait_for(lambda: place.client.get("/v1/stats")["guests"], "the guest")
+    assert figures(place, "plain")["low_limit_bytes"] == 0
+    guest.kill()
+    guest.wait()
+
+
+def test_moved_while_written(place: Place, race: Path, image: Path) -> None:
+    """Into low memory, out of it when cold, reclaimed and shared meanwhile."""
+    assert place.up("--low-memory", "6M", "--remap-after", "2").returncode == 0
+    guest = run(place, race, image, "mover", 14)
+    until = time.monotonic() + 12
+    seen: list[dict[str, Any]] = []
+    while time.monotonic() < until:
+        time.sleep(0.3)
+        seen.append(figures(place, "mover"))
+        place.client.post("/v1/guests/mover/reclaim", {"size": "100%"})
+        place.client.post("/v1/share", {})
+    said = ended(guest)
+    last = seen[-1]
+    assert last["remaps_in"] > 500, (last, said)
+    assert last["remaps_out"] > 0, last
+    assert last["errors"] == 0
+    assert last["direct_bytes"] > 0
+    assert all(each["low_bytes"] <= 6 * MIB for each in seen)
+    machine = place.client.get("/v1/stats")["machine"]
+    assert machine["low_total_bytes"] == 6 * MIB
+    wait_for(
+        lambda: place.client.get("/v1/stats")["machine"]["low_granted_bytes"] == 0,
+        "low memory of a guest that has gone",
+    )
+
+
+def test_each_has_its_part(place: Place, race: Path, image: Path) -> None:
+    assert place.up("--low-memory", "8M", "--remap-after", "2").returncode == 0
+    first = run(place, race, image, "first", 12)
+    wait_for(lambda: figures(place, "first")["low_bytes"] > 5 * MIB, "more than a half")
+    second = run(place, race, image, "second", 6)
+    wait_for(lambda: figures(place, "first")["low_limit_bytes"] == 4 * MIB, "the bound")
+    wait_for(lambda: figures(place, "first")["low_bytes"] <= 4 * MIB, "half of it")
+    wait_for(lambda: figures(place, "second")["low_bytes"] > 1 * MIB, "the other's part")
+    assert figures(place, "first")["remaps_out"] > 0
+    ended(second)
+    ended(first)
+
+
+def test_off(place: Place, race: Path, image: Path) -> None:
+    assert place.up("--remap-after", "0").returncode == 0
+    guest = run(place, race, image, "still", 3)
+    time.sleep(2)
+    told = figures(place, "still")
+    assert told["remaps_in"] == told["direct_bytes"] == 0
+    assert told["copied_bytes"] > 0
+    ended(guest)
