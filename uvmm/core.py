@@ -30,8 +30,8 @@ from uvmm.model import PageMap, Sight, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
+    from uvmm.engine_config import EngineConfig, GuestConfig
     from uvmm.model import Machine, Moved, Shared, Standing
 
 GUESTS_MAX: int = lib.UVMM_GUESTS_MAX
@@ -53,38 +53,6 @@ _BY_ERRNO: Mapping[int, type[UvmmError]] = {
     errno.ENOTCONN: NotReadyError,
     errno.ESRCH: BadInputError,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """What an engine is started with; `group` None leaves the guest socket as it is."""
-
-    run_dir: Path
-    swap_path: Path | None
-    memory_pages: int
-    swap_pages: int
-    via: str
-    group: int | None
-    share_cpu_permille: int
-    idle_cost_permille: int
-    low_pages: int = 0
-    remap_after: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuestConfig:
-    """What a guest is registered with; `share_group` "" shares with nobody."""
-
-    name: str
-    token: bytes
-    pid: int
-    uid: int
-    gid: int
-    min_pages: int
-    max_pages: int
-    target_pages: int
-    share_group: str
-    kin: bool = False
 
 
 class EventKind(IntEnum):

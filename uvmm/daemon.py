@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from uvmm.act import Hands, Pager, Paging
 from uvmm.application import applicant, free_name, parameters
-from uvmm.core import EventKind, GuestConfig
+from uvmm.core import EventKind
+from uvmm.engine_config import GuestConfig
 from uvmm.errors import BadInputError, ConflictError, NotReadyError, UnknownGuestError
 from uvmm.host import process
 from uvmm.model import Standing

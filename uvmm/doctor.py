@@ -183,7 +183,8 @@ def _engines() -> list[Finding]:
 def _try_engine(via: str) -> str:
     """Return why an engine does not start; empty if it does."""
     try:
-        from uvmm.core import Engine, EngineConfig  # noqa: PLC0415 - it may not be built
+        from uvmm.core import Engine  # noqa: PLC0415 - it may not be built
+        from uvmm.engine_config import EngineConfig  # noqa: PLC0415
     except ImportError as error:
         return f"not built, run bin/setup-env: {error}"
 

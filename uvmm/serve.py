@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 from uvmm import host, leftovers, machine_settings, rundir
 from uvmm.api import make_app
 from uvmm.control import CONNECTIONS, Server
-from uvmm.core import Engine, EngineConfig, EventKind
+from uvmm.core import Engine, EventKind
 from uvmm.daemon import Daemon
+from uvmm.engine_config import EngineConfig
 from uvmm.errors import BadInputError, DaemonStartError, EngineError, NotReadyError, UvmmError
 from uvmm.figures import remember
 from uvmm.history import History, bytes_for

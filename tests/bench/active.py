@@ -21,7 +21,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from uvmm import machine_settings
-from uvmm.core import Engine, EngineConfig, GuestConfig
+from uvmm.core import Engine
+from uvmm.engine_config import EngineConfig, GuestConfig
 from uvmm.model import NO_STANDING
 from uvmm.policy.activity import SAMPLE_PAGES
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uvmm import machine_settings
-from uvmm.core import Engine, EngineConfig, GuestConfig
+from uvmm.core import Engine
+from uvmm.engine_config import EngineConfig, GuestConfig
 from uvmm.model import NO_STANDING
 
 from .figures import Row, at_least, at_most, column

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from uvmm import machine_settings
-from uvmm.core import Engine, EngineConfig, GuestConfig
+from uvmm.core import Engine
+from uvmm.engine_config import EngineConfig, GuestConfig
 from uvmm.model import NO_STANDING
 from uvmm.policy.activity import SAMPLE_PAGES
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from uvmm.core import Engine, GuestConfig
+    from uvmm.core import Engine
+    from uvmm.engine_config import GuestConfig
 
 
 class NoEngine:
