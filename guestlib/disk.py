@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 _STAGE_BYTES = 1 << 20
+_TOLD_S = 0.05
 
 
 class DiskRequest:
@@ -35,8 +36,9 @@ class DiskRequest:
         Raises:
             OSError: If it failed.
         """
+        # Another thread may be the one that is told.
         while not self.done:
-            self._disk.wait(1)
+            self._disk.wait(1, _TOLD_S)
         low_level.check_task(self._task)
 
 

@@ -12,214 +12,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "clock.h"
-#include "engine.h"
-#include "heat.h"
-#include "transfer.h"
+#include "disk_parts.h"
 
-#define SMALL_BYTES 8192u
-#define SMALLS 256u
-#define LARGE_BYTES (256u << 10)
-#define LARGES 24u
-#define POOL_BYTES (SMALLS * SMALL_BYTES + LARGES * LARGE_BYTES)
-#define DIRECTS UVMM_DISK_SLOTS
-#define PIECES (SMALLS + LARGES + DIRECTS)
 #define ENTRIES 512u
 #define BATCH 64u
 #define DRAIN_NS (2 * NS_PER_S)
-#define TIDY_NS NS_PER_S
-#define HOT_MAX 16u
-#define COLD_MS 1000u           /* not held for so long: may leave low memory for others */
 #define WAKE_MARK 1u            /* user data of the event; else it is a piece, or a job */
 #define JOB_BIT 2u              /* a job without pieces: FLUSH, DISCARD */
 
-struct job {
-	struct ring_request q;
-	int status;
-	uint32_t under_way;     /* pieces, or the operation */
-	uint32_t segment, at;   /* where the next piece begins */
-	uint64_t sent;          /* bytes of it that have pieces */
-	bool issued;            /* all of it */
-	bool copied;            /* some of it */
-	struct job *next;       /* free, or issuing */
-};
-
-/* A direct one has no buffer but the guest's pages, which it holds. */
-enum piece_kind { PIECE_SMALL, PIECE_LARGE, PIECE_DIRECT, PIECE_KINDS };
-
-struct piece {
-	struct job *job;
-	char *buffer;
-	uint64_t address, offset;
-	uint32_t bytes, done;
-	enum piece_kind kind;
-	uint32_t buffer_index;  /* as registered */
-	struct piece *next;     /* free */
-};
-
-/* A buffer that is copied again and again. */
-struct hot {
-	uint64_t ppn;
-	uint32_t pages;
-};
-
-struct disk_io {
-	/* Immutable while the thread runs. */
-	struct uvmm_engine *e;
-	struct guest *g;
-	int memory_fd, wake_fd;
-	pthread_t thread;
-	sem_t started;
-	int start_error;
-	_Atomic bool stop;
-
-	/* The thread's own. */
-	struct ring ring;
-	struct io_uring uring;
-	char *pool;
-	uint32_t in_flight;     /* without the event */
-	bool to_wake;           /* a thread of the guest waits for what was put */
-	struct job job[UVMM_DISK_SLOTS], *free_job, *issuing, *last_issuing;
-	struct piece piece[PIECES], *free_piece[PIECE_KINDS];
-	struct heat heat;
-	struct hot hot[HOT_MAX];
-	uint32_t hots;
-	uint64_t tidy_ns;
-};
-
-static struct io_uring_sqe *entry(struct disk_io *d)
-{
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&d->uring);
-
-	while (!sqe) {
-		io_uring_submit(&d->uring);
-		sqe = io_uring_get_sqe(&d->uring);
-	}
-	return sqe;
-}
-
-static void count(_Atomic uint64_t *counter, uint64_t n)
-{
-	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
-}
-
-/* --- pieces ------------------------------------------------------------------- */
-
-static struct piece *take_piece(struct disk_io *d, enum piece_kind kind)
-{
-	struct piece *p = d->free_piece[kind];
-
-	if (p)
-		d->free_piece[kind] = p->next;
-	return p;
-}
-
-static uint32_t pages_of(uint64_t address, uint32_t bytes)
-{
-	return (uint32_t)(((address + bytes - 1) >> UVMM_PAGE_SHIFT) -
-			  (address >> UVMM_PAGE_SHIFT) + 1);
-}
-
-static void give_piece(struct disk_io *d, struct piece *p)
-{
-	if (p->kind == PIECE_DIRECT)
-		low_drop(d->g, p->address >> UVMM_PAGE_SHIFT, pages_of(p->address, p->bytes));
-	p->next = d->free_piece[p->kind];
-	d->free_piece[p->kind] = p;
-}
-
-/* One whose memory the device reaches: as much of it as lies in low memory in one run. */
-static struct piece *take_direct(struct disk_io *d, const struct disk_image *image,
-				 uint64_t address, uint32_t rest)
-{
-	uint32_t at = (uint32_t)(address % UVMM_PAGE_SIZE), pages;
-	struct piece *p = d->free_piece[PIECE_DIRECT];
-	uint64_t low, room;
-
-	if (!p || address % image->memory_align)
-		return NULL;
-	pages = low_hold(d->g, address >> UVMM_PAGE_SHIFT, pages_of(address, rest), &low);
-	if (!pages)
-		return NULL;
-	room = ((uint64_t)pages << UVMM_PAGE_SHIFT) - at;
-	p = take_piece(d, PIECE_DIRECT);
-	p->buffer = low_at(&d->g->low, low) + at;
-	p->buffer_index = 1 + (uint32_t)(low / UVMM_CHUNK_PAGES);
-	p->bytes = rest < room ? rest : (uint32_t)room;
-	p->address = address;
-	return p;
-}
-
-static struct piece *take_bounce(struct disk_io *d, uint64_t address, uint32_t rest)
-{
-	struct piece *p = rest <= SMALL_BYTES ? take_piece(d, PIECE_SMALL) : NULL;
-	uint32_t room;
-
-	if (!p)
-		p = take_piece(d, PIECE_LARGE);
-	if (!p)
-		return NULL;
-	room = p->kind == PIECE_SMALL ? SMALL_BYTES : LARGE_BYTES;
-	p->bytes = rest < room ? rest : room;
-	p->address = address;
-	return p;
-}
-
-static void send_piece(struct disk_io *d, struct piece *p)
-{
-	const struct uvmm_disk_request *q = &p->job->q.head;
-	int fd = d->g->disks.image[q->disk].fd;
-	struct io_uring_sqe *sqe = entry(d);
-	char *at = p->buffer + p->done;
-	unsigned bytes = p->bytes - p->done;
-
-	if (q->op == UVMM_DISK_READ)
-		io_uring_prep_read_fixed(sqe, fd, at, bytes, p->offset + p->done,
-					 (int)p->buffer_index);
-	else
-		io_uring_prep_write_fixed(sqe, fd, at, bytes, p->offset + p->done,
-					  (int)p->buffer_index);
-	io_uring_sqe_set_data(sqe, p);
-	d->in_flight++;
-}
-
-/* The bytes of a piece, between its buffer and the guest. */
-static int copy(struct disk_io *d, const struct piece *p, bool to_guest)
-{
-	int rc;
-
-	if (p->kind == PIECE_DIRECT) {
-		count(&d->g->disks.direct_bytes, p->bytes);
-		return 0;
-	}
-	p->job->copied = true;
-	if (!guest_enter(d->g))
-		return -ESRCH;
-	rc = to_guest ? transfer_to_guest(d->e, d->g, p->address, p->buffer, p->bytes) :
-			transfer_from_guest(d->e, d->g, p->address, p->buffer, p->bytes);
-	guest_leave(d->g);
-	count(&d->g->disks.copied_bytes, rc ? 0 : p->bytes);
-	return rc;
-}
-
 /* --- jobs ---------------------------------------------------------------------- */
-
-/* Buffers that were copied often are to move into low memory, each as a whole. */
-static void note_heat(struct disk_io *d, const struct job *j)
-{
-	uint32_t after = d->e->cfg.remap_after;
-	uint64_t now = clock_ns();
-	unsigned i;
-
-	for (i = 0; i < j->q.head.segments && d->heat.count && after; i++) {
-		uint64_t ppn = j->q.segment[i].address >> UVMM_PAGE_SHIFT;
-		uint32_t pages = pages_of(j->q.segment[i].address, j->q.segment[i].bytes);
-
-		if (heat_add(&d->heat, ppn, pages, now) >= after && d->hots < HOT_MAX &&
-		    pages <= LOW_RUN_PAGES_MAX)
-			d->hot[d->hots++] = (struct hot){ ppn, pages };
-	}
-}
 
 static void put(struct disk_io *d, struct job *j)
 {
@@ -227,15 +28,15 @@ static void put(struct disk_io *d, struct job *j)
 	const struct uvmm_disk_request *q = &j->q.head;
 
 	if (j->status)
-		count(&disks->errors, 1);
+		disk_count(&disks->errors, 1);
 	else if (q->op == UVMM_DISK_READ)
-		count(&disks->read_bytes, q->bytes);
+		disk_count(&disks->read_bytes, q->bytes);
 	else if (q->op == UVMM_DISK_WRITE)
-		count(&disks->written_bytes, q->bytes);
+		disk_count(&disks->written_bytes, q->bytes);
 	if (ring_put(&d->ring, q->cookie, j->status))
 		d->to_wake = true;
 	if (j->copied && !j->status)
-		note_heat(d, j);
+		disk_note_heat(d, j);
 	j->next = d->free_job;
 	d->free_job = j;
 }
@@ -257,7 +58,7 @@ static void issue_whole(struct disk_io *d, struct job *j)
 {
 	const struct uvmm_disk_request *q = &j->q.head;
 	int fd = d->g->disks.image[q->disk].fd;
-	struct io_uring_sqe *sqe = entry(d);
+	struct io_uring_sqe *sqe = disk_entry(d);
 
 	if (q->op == UVMM_DISK_FLUSH)
 		io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
@@ -274,22 +75,19 @@ static void issue_whole(struct disk_io *d, struct job *j)
 static bool issue_piece(struct disk_io *d, struct job *j)
 {
 	const struct uvmm_disk_segment *s = &j->q.segment[j->segment];
-	const struct disk_image *image = &d->g->disks.image[j->q.head.disk];
-	uint64_t address = s->address + j->at;
-	struct piece *p = take_direct(d, image, address, s->bytes - j->at);
+	struct piece *p = disk_take_piece(d, j->q.head.disk, s->address + j->at,
+					  s->bytes - j->at);
 	int rc = 0;
 
-	if (!p)
-		p = take_bounce(d, address, s->bytes - j->at);
 	if (!p)
 		return false;
 	p->job = j;
 	p->offset = j->q.head.offset + j->sent;
 	p->done = 0;
 	if (j->q.head.op == UVMM_DISK_WRITE)
-		rc = copy(d, p, false);
+		rc = disk_copy_piece(d, p, false);
 	if (rc) {
-		give_piece(d, p);
+		disk_give_piece(d, p);
 		fail(j, rc);
 		return true;
 	}
@@ -300,22 +98,22 @@ static bool issue_piece(struct disk_io *d, struct job *j)
 		j->at = 0;
 		j->issued = ++j->segment == j->q.head.segments;
 	}
-	send_piece(d, p);
+	disk_send_piece(d, p);
 	return true;
 }
 
-/* As far as there are buffers. */
-static void issue_all(struct disk_io *d)
+/* The one that is issuing, as far as there are buffers. */
+static void issue_rest(struct disk_io *d)
 {
-	struct job *j;
+	struct job *j = d->issuing;
 
-	while ((j = d->issuing)) {
-		while (!j->issued)
-			if (!issue_piece(d, j))
-				return;
-		d->issuing = j->next;
-		put_if_done(d, j);
-	}
+	if (!j)
+		return;
+	while (!j->issued)
+		if (!issue_piece(d, j))
+			return;
+	d->issuing = NULL;
+	put_if_done(d, j);
 }
 
 static void begin(struct disk_io *d, struct job *j, int status)
@@ -327,20 +125,19 @@ static void begin(struct disk_io *d, struct job *j, int status)
 	j->under_way = j->segment = j->at = 0;
 	j->sent = 0;
 	j->issued = j->copied = false;
-	j->next = NULL;
 	if (status) {
 		fail(j, status);
 		put(d, j);
 		return;
 	}
-	count(op == UVMM_DISK_READ ? &disks->reads : op == UVMM_DISK_WRITE ? &disks->writes :
+	disk_count(op == UVMM_DISK_READ ? &disks->reads : op == UVMM_DISK_WRITE ? &disks->writes :
 	      op == UVMM_DISK_FLUSH ? &disks->flushes : &disks->discards, 1);
 	if (op == UVMM_DISK_FLUSH || op == UVMM_DISK_DISCARD) {
 		issue_whole(d, j);
 		return;
 	}
 	d->issuing = j;
-	issue_all(d);
+	issue_rest(d);
 }
 
 static void take_all(struct disk_io *d)
@@ -352,7 +149,7 @@ static void take_all(struct disk_io *d)
 	};
 	int status;
 
-	issue_all(d);
+	issue_rest(d);
 	while (!d->issuing && d->free_job) {
 		struct job *j = d->free_job;
 
@@ -371,17 +168,17 @@ static void piece_done(struct disk_io *d, struct piece *p, int res)
 
 	if (res > 0 && (uint32_t)res < p->bytes - p->done) {
 		p->done += (uint32_t)res;
-		send_piece(d, p);
+		disk_send_piece(d, p);
 		return;
 	}
 	/* Nothing at all: beyond the end of an image that has been cut. */
 	if (res <= 0)
 		fail(j, res ? res : -EIO);
 	else if (j->q.head.op == UVMM_DISK_READ && !j->status)
-		res = copy(d, p, true);
+		res = disk_copy_piece(d, p, true);
 	if (res < 0)
 		fail(j, res);
-	give_piece(d, p);
+	disk_give_piece(d, p);
 	j->under_way--;
 	/* One that is issuing is put when its turn is over. */
 	if (j != d->issuing)
@@ -390,7 +187,7 @@ static void piece_done(struct disk_io *d, struct piece *p, int res)
 
 static void wake_again(struct disk_io *d)
 {
-	struct io_uring_sqe *sqe = entry(d);
+	struct io_uring_sqe *sqe = disk_entry(d);
 	uint64_t n;
 
 	(void)!read(d->wake_fd, &n, sizeof(n));
@@ -441,86 +238,9 @@ static void tell(struct disk_io *d)
 	d->to_wake = false;
 }
 
-/* --- low memory ---------------------------------------------------------------------- */
-
-static int register_chunk(void *arg, uint32_t chunk, void *at)
-{
-	struct disk_io *d = arg;
-	struct iovec memory = { at, UVMM_CHUNK_SIZE };
-	__u64 tag = 0;
-
-	return io_uring_register_buffers_update_tag(&d->uring, 1 + chunk, &memory, &tag, 1) == 1 ?
-		       0 : -ENOMEM;
-}
-
-static void unregister_chunk(void *arg, uint32_t chunk)
-{
-	struct disk_io *d = arg;
-	struct iovec none = { NULL, 0 };
-	__u64 tag = 0;
-
-	io_uring_register_buffers_update_tag(&d->uring, 1 + chunk, &none, &tag, 1);
-}
-
-static const struct low_ops low_ops = { register_chunk, unregister_chunk };
-
-/* Makes room for what is hot by what is cold. */
-static int alloc_low(struct disk_io *d, const struct hot *h, uint64_t *first)
-{
-	int rc = low_alloc(d->e, d->g, h->ppn, h->pages, first);
-
-	if (rc && low_raise_cold(d->e, d->g, h->pages, COLD_MS)) {
-		low_tidy(d->e, d->g);
-		rc = low_alloc(d->e, d->g, h->ppn, h->pages, first);
-	}
-	return rc;
-}
-
-static void lower_hot(struct disk_io *d)
-{
-	uint32_t n = d->hots;
-	uint64_t first;
-
-	d->hots = 0;
-	if (!n || !guest_enter(d->g))
-		return;
-	while (n--) {
-		const struct hot *h = &d->hot[n];
-
-		/* Done, or for later: not at each request from now on. */
-		heat_clear(&d->heat, h->ppn, h->pages);
-		if (pmap_state(pmap_get(&d->g->pmap, h->ppn)) != PAGE_LOW &&
-		    !alloc_low(d, h, &first))
-			low_lower(d->e, d->g, h->ppn, h->pages, first);
-	}
-	guest_leave(d->g);
-}
-
-/* Now and then: pages that are wanted back, or more than the guest may have, and empty
- * chunks. */
-static void tidy(struct disk_io *d)
-{
-	struct low *l = &d->g->low;
-	uint64_t now = clock_ns(), pages = atomic_load(&l->pages);
-	uint64_t limit = atomic_load(&l->limit_pages);
-	uint64_t back = atomic_exchange(&l->wanted_back, 0);
-
-	if (now < d->tidy_ns && !back)
-		return;
-	d->tidy_ns = now + TIDY_NS;
-	if (l->fd < 0 || !guest_enter(d->g))
-		return;
-	if (back)
-		low_raise_cold(d->e, d->g, back, COLD_MS);
-	else if (pages > limit)
-		low_raise_cold(d->e, d->g, pages - limit, 0);
-	low_tidy(d->e, d->g);
-	guest_leave(d->g);
-}
-
 static void wait_for_some(struct disk_io *d)
 {
-	struct __kernel_timespec t = { .tv_sec = TIDY_NS / NS_PER_S };
+	struct __kernel_timespec t = { .tv_sec = DISK_TIDY_NS / NS_PER_S };
 	struct io_uring_cqe *cqe;
 
 	if (d->g->low.fd < 0)
@@ -546,8 +266,8 @@ static void serve(struct disk_io *d)
 	while (reap(d))
 		tell(d);
 	io_uring_submit(&d->uring);
-	lower_hot(d);
-	tidy(d);
+	disk_lower_hot(d);
+	disk_tidy(d);
 }
 
 static void drain(struct disk_io *d)
@@ -575,19 +295,7 @@ static void arrange(struct disk_io *d)
 		d->job[i].next = d->free_job;
 		d->free_job = &d->job[i];
 	}
-	for (i = 0; i < PIECES; i++) {
-		struct piece *p = &d->piece[i];
-
-		p->kind = i < SMALLS ? PIECE_SMALL : i < SMALLS + LARGES ? PIECE_LARGE :
-			  PIECE_DIRECT;
-		if (p->kind == PIECE_SMALL)
-			p->buffer = d->pool + i * (size_t)SMALL_BYTES;
-		else if (p->kind == PIECE_LARGE)
-			p->buffer = d->pool + SMALLS * SMALL_BYTES +
-				    (i - SMALLS) * (size_t)LARGE_BYTES;
-		p->next = d->free_piece[p->kind];
-		d->free_piece[p->kind] = p;
-	}
+	disk_arrange_pieces(d);
 }
 
 static int open_uring(struct disk_io *d)
@@ -617,21 +325,19 @@ static int open_uring(struct disk_io *d)
 static void *thread_main(void *arg)
 {
 	struct disk_io *d = arg;
+	bool failed;
 
 	pthread_setname_np(pthread_self(), "uvmm-disk");
 	d->start_error = open_uring(d);
-	if (!d->start_error) {
+	failed = d->start_error;
+	if (!failed) {
 		wake_again(d);
-		/* Without low memory everything is copied. */
-		if (d->e->cfg.remap_after && !low_open(d->e, d->g, &low_ops, d) &&
-		    heat_init(&d->heat, d->g->max_pages))
-			low_close(d->e, d->g);
-	}
-	if (d->start_error) {
-		sem_post(&d->started);
-		return NULL;
+		disk_open_low(d);
 	}
 	sem_post(&d->started);
+	/* The starter frees it after a failure. */
+	if (failed)
+		return NULL;
 	while (!atomic_load(&d->stop))
 		serve(d);
 	drain(d);

@@ -50,11 +50,12 @@ static void free_tables(struct low *l)
 	free(l->used);
 	free(l->bits);
 	free(l->owner);
-	free(l->last_ms);
+	free((void *)l->last_ms);
 	l->granted = NULL;
 	l->used = NULL;
 	l->bits = NULL;
-	l->owner = l->last_ms = NULL;
+	l->owner = NULL;
+	l->last_ms = NULL;
 }
 
 int low_open(struct uvmm_engine *e, struct guest *g, const struct low_ops *ops, void *arg)

@@ -53,7 +53,7 @@ struct low_ops {
 struct low {
 	/* Immutable while the disk thread runs. */
 	int fd;                         /* -1: the guest has no low memory */
-	char *map;
+	char *map;                      /* for devices alone: the guest could cut the file off */
 	uint32_t chunks;                /* size of the file */
 	const struct low_ops *ops;
 	void *arg;
@@ -68,7 +68,7 @@ struct low {
 	uint16_t *used;                 /* [chunks] pages in use */
 	uint64_t *bits;                 /* pages in use */
 	uint32_t *owner;                /* [pages] the guest's page, if it is in use */
-	uint32_t *last_ms;              /* [pages] when it was held last */
+	_Atomic uint32_t *last_ms;      /* [pages] when it was held last; not guarded */
 };
 
 void low_init(struct low *l);

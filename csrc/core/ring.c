@@ -26,7 +26,7 @@ static int check_place(const struct uvmm_disk_request *q, const struct ring_disk
 	return 0;
 }
 
-static int check_segments(const struct ring_request *r, uint64_t memory_bytes)
+static int check_segments(const struct ring_request *r, const struct ring_limits *l)
 {
 	uint64_t sum = 0;
 	unsigned i;
@@ -34,8 +34,8 @@ static int check_segments(const struct ring_request *r, uint64_t memory_bytes)
 	for (i = 0; i < r->head.segments; i++) {
 		const struct uvmm_disk_segment *s = &r->segment[i];
 
-		if (!s->bytes || s->reserved || s->address > memory_bytes ||
-		    s->bytes > memory_bytes - s->address)
+		if (!s->bytes || s->bytes % l->disk[r->head.disk].block_bytes || s->reserved ||
+		    s->address > l->memory_bytes || s->bytes > l->memory_bytes - s->address)
 			return -EINVAL;
 		sum += s->bytes;
 	}
@@ -54,7 +54,7 @@ static int check(const struct ring_request *r, const struct ring_limits *l)
 	case UVMM_DISK_WRITE:
 		if (!q->segments || q->segments > UVMM_DISK_SEGMENTS)
 			return -EINVAL;
-		rc = check_segments(r, l->memory_bytes);
+		rc = check_segments(r, l);
 		return rc ? rc : check_place(q, &l->disk[q->disk]);
 	case UVMM_DISK_FLUSH:
 		return q->segments || q->bytes || q->offset ? -EINVAL : 0;

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <stdbool.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -48,16 +47,14 @@ static enum where where(const struct transfer *t, uint64_t at)
 	return pmap_is_home(e) ? IN_FILE : pmap_state(e) == PAGE_LOW ? IN_LOW : IN_PROCESS;
 }
 
-/* A LOW page, which a pin keeps there. */
-static void move_low(const struct transfer *t, uint64_t at, char *buffer, uint64_t bytes)
+/* A LOW page, which a pin keeps there. By its file: the guest, which has that too, could cut it
+ * off under a mapping. */
+static int move_low(const struct transfer *t, uint64_t at, char *buffer, uint64_t bytes)
 {
 	uint64_t low = pmap_low_page(pmap_get(&t->g->pmap, at >> UVMM_PAGE_SHIFT));
-	char *there = low_at(&t->g->low, low) + at % UVMM_PAGE_SIZE;
 
-	if (t->to_guest)
-		memcpy(there, buffer, bytes);
-	else
-		memcpy(buffer, there, bytes);
+	return move(t, t->g->low.fd, (low << UVMM_PAGE_SHIFT) + at % UVMM_PAGE_SIZE, buffer,
+		    bytes);
 }
 
 /* All pages are pinned. */
@@ -75,7 +72,7 @@ static int move_pinned(const struct transfer *t, uint64_t at, char *buffer, uint
 		while (to < end && here != IN_LOW && where(t, to) == here);
 		to = to < end ? to : end;
 		if (here == IN_LOW)
-			move_low(t, at, buffer, to - at);
+			rc = move_low(t, at, buffer, to - at);
 		else
 			rc = here == IN_FILE ? move(t, t->g->memfd, at, buffer, to - at) :
 				move(t, t->g->mem_fd, t->g->base + at, buffer, to - at);

@@ -65,6 +65,9 @@ static void sound_and_not(void)
 	const struct uvmm_disk_segment large[UVMM_DISK_SEGMENTS] = {
 		{ 0, UVMM_DISK_BYTES_MAX, 0 }, { 0, 4096, 0 }
 	};
+	const struct uvmm_disk_segment torn[UVMM_DISK_SEGMENTS] = {
+		{ 0, 100, 0 }, { 4096, 412, 0 }
+	};
 	const struct uvmm_disk_segment odd[UVMM_DISK_SEGMENTS] = { { 0, 8192, 1 } };
 	const struct uvmm_disk_segment none[UVMM_DISK_SEGMENTS] = { { 0, 0, 0 } };
 	const struct {
@@ -97,6 +100,7 @@ static void sound_and_not(void)
 		{ { 23, 512, 1 << 20, 0, UVMM_DISK_DISCARD, 0 }, none, 0 },
 		{ { 24, 0, 0, 0, UVMM_DISK_DISCARD, 0 }, none, -EINVAL },
 		{ { 25, 0, 4096, 1, UVMM_DISK_DISCARD, 0 }, none, -EROFS },
+		{ { 27, 0, 512, 0, UVMM_DISK_READ, 2 }, torn, -EINVAL },
 		{ { 26, 0, 512, 0, UVMM_DISK_DISCARD, 1 }, fine, -EINVAL },
 	};
 	size_t i;

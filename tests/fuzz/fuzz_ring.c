@@ -30,7 +30,7 @@ static void check(const struct ring_request *r)
 	expect(q->disk < 2);
 	expect(q->segments <= UVMM_DISK_SEGMENTS);
 	for (i = 0; i < q->segments; i++) {
-		expect(r->segment[i].bytes && r->segment[i].address < MEMORY_BYTES &&
+		expect(r->segment[i].bytes && r->segment[i].bytes % 512 == 0 && r->segment[i].address < MEMORY_BYTES &&
 		       r->segment[i].address + r->segment[i].bytes <= MEMORY_BYTES);
 		sum += r->segment[i].bytes;
 	}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,93 @@ def test_each_has_its_part(place: Place, race: Path, image: Path) -> None:
     assert figures(place, "first")["remaps_out"] > 0
     ended(second)
     ended(first)
+
+
+PYTHON = """
+import os, sys
+import guestlib
+guest = guestlib.attach()
+disk = guest.disk("data")
+content = open(sys.argv[1], "rb").read()
+block = guest.allocate(1 << 20)
+def fill(skip):
+    at = block.memory[skip : (1 << 20) - 4096 + skip]
+    for _ in range(6):
+        disk.read_into(at, 8192)
+        assert at == content[8192 : 8192 + len(at)]
+def hear():
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def start_python(place: Place, tmp_path: Path, image: Path, program: str) -> Any:
+    script = tmp_path / "guest.py"
+    script.write_text(PYTHON + program)
+    guest = place.start(
+        "run", "--name", "python", "--max", "16M", "--disk", f"data={image},ro", "--",
+        sys.executable, str(script), str(image), stdin=subprocess.PIPE,
+    )
+    assert guest.stdout is not None
+    assert guest.stdout.readline() == "ready\n", guest.communicate()
+    return guest
+
+
+def test_at_any_address_and_given_back(place: Place, tmp_path: Path, image: Path) -> None:
+    assert place.up("--remap-after", "2").returncode == 0
+    guest = start_python(place, tmp_path, image, """
+for skip in (0, 512, 1536, 4096):
+    fill(skip)
+hear()
+block.discard()
+assert bytes(block.memory) == bytes(1 << 20)
+fill(512)
+assert bytes(block.memory[:512]) == bytes(512)
+block.discard()
+hear()
+""")
+    told = figures(place, "python")
+    assert told["low_bytes"] >= MIB - 4096
+    assert told["direct_bytes"] > 0
+    assert told["errors"] == 0
+    guest.stdin.write("go\n")
+    guest.stdin.flush()
+    assert guest.stdout.readline() == "ready\n", guest.communicate()
+    assert figures(place, "python")["low_bytes"] == 0
+    guest.communicate("go\n", timeout=30)
+    assert guest.returncode == 0
+
+
+def test_low_memory_cut_off(place: Place, tmp_path: Path, image: Path) -> None:
+    """A guest that cuts off its own file of low memory harms itself alone."""
+    assert place.up("--remap-after", "2").returncode == 0
+    guest = start_python(place, tmp_path, image, """
+fill(0)
+low = block.address
+(line,) = (
+    line for line in open("/proc/self/maps")
+    if int(line.split("-")[0], 16) <= low < int(line.split()[0].split("-")[1], 16)
+)
+fd = os.open("/proc/self/map_files/" + line.split()[0], os.O_RDWR)
+os.truncate(fd, 0)
+hear()
+for at in (0, 1, 4096 + 77):
+    for _ in range(6):
+        try:
+            disk.read_into(block.memory[at : at + 65536], 0)
+            disk.read(65536, 0)
+        except OSError:
+            pass
+hear()
+""")
+    assert figures(place, "python")["low_bytes"] > 0
+    guest.stdin.write("go\n")
+    guest.stdin.flush()
+    assert guest.stdout.readline() == "ready\n", guest.communicate()
+    assert place.client.get("/v1/health")["pid"] == place.daemon_pid
+    guest.kill()
+    guest.communicate(timeout=30)
+    wait_for(lambda: not place.client.get("/v1/stats")["guests"], "its end")
 
 
 def test_off(place: Place, race: Path, image: Path) -> None:

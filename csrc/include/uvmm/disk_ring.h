@@ -23,7 +23,8 @@
  *              wakes all. Both looks are after a full barrier.
  *   Order      Requests under way may be done in any order. FLUSH is of all writes whose end
  *              was told before it was submitted.
- *   Units      bytes; `offset` and `bytes` are multiples of the disk's block size.
+ *   Units      bytes; `offset`, and the bytes of each segment, are multiples of the disk's block
+ *   size.
  */
 #ifndef UVMM_DISK_RING_H
 #define UVMM_DISK_RING_H
