@@ -260,6 +260,7 @@ def test_the_frame_file_cannot_be_written(quiet: Place, pair: tuple[Same, Same])
         assert str(entry.stat().st_ino) not in inodes or not entry.stat().st_size
 
 
+@pytest.mark.alone
 def test_the_bound_on_mappings_is_raised_and_put_back(place: Place) -> None:
     before = int(MAP_COUNT.read_text())
     assert place.up().returncode == 0
