@@ -362,13 +362,20 @@ static bool may_break(const struct guest *g, uint64_t chunk)
 }
 
 /* For the protection of one page the kernel breaks the large page: all of it is unmapped.
- * From then on there is a table for its pages, by which they are mapped one by one. */
+ * From then on there is a table for its pages, by which they are mapped one by one. But it
+ * does both in a loop until no thread has mapped the large page again between them, which
+ * a busy one may do a thousand times: hence a mapping that large pages do not fit. */
 static int make_table(struct guest *g, uint64_t ppn)
 {
-	if (uffd_protect(g->uffd, guest_addr(g, ppn), UVMM_PAGE_SIZE) != UFFD_OK)
+	bool done;
+
+	if (guest_part_page(g, ppn))
 		return -EAGAIN;
-	uffd_unprotect(g->uffd, guest_addr(g, ppn), UVMM_PAGE_SIZE);
-	return 0;
+	done = uffd_protect(g->uffd, guest_addr(g, ppn), UVMM_PAGE_SIZE) == UFFD_OK;
+	if (done)
+		uffd_unprotect(g->uffd, guest_addr(g, ppn), UVMM_PAGE_SIZE);
+	guest_join_page(g, ppn);
+	return done ? 0 : -EAGAIN;
 }
 
 int activity_break(struct guest *g, uint64_t chunk, const uint64_t *left, bool bare)

@@ -166,6 +166,24 @@ void guest_open_chunk(struct guest *g, uint64_t chunk)
 	open_chunks(g, chunk, 1);
 }
 
+int guest_part_page(struct guest *g, uint64_t ppn)
+{
+	enum uffd_result res;
+
+	lock(&g->arm_lock);
+	res = register_range(g, ppn, 1, CHUNK_SHIELDED);
+	unlock(&g->arm_lock);
+	return res == UFFD_OK ? 0 : -EAGAIN;
+}
+
+void guest_join_page(struct guest *g, uint64_t ppn)
+{
+	lock(&g->arm_lock);
+	uffd_unregister(g->uffd, guest_addr(g, ppn), UVMM_PAGE_SIZE);
+	register_range(g, ppn, 1, g->armed[ppn / UVMM_CHUNK_PAGES]);
+	unlock(&g->arm_lock);
+}
+
 /* Takes the chunk if it is armed in vain. */
 static bool claim_idle(struct guest *g, uint64_t chunk)
 {

@@ -189,6 +189,17 @@ static bool is_ignored(int advice)
 	       advice == MADV_MERGEABLE || advice == MADV_UNMERGEABLE;
 }
 
+/* To the ends of the chunks that it begins and ends in: a large page lies within one
+ * mapping or is none. */
+static int advise_large(char *at, size_t bytes)
+{
+	size_t before = (uintptr_t)at % UVMM_CHUNK_SIZE;
+	size_t chunks = (before + bytes + UVMM_CHUNK_SIZE - 1) / UVMM_CHUNK_SIZE;
+
+	space_clip(at - before, chunks * UVMM_CHUNK_SIZE, &at, &bytes);
+	return raw_madvise(at, bytes, MADV_HUGEPAGE);
+}
+
 EXPORT int madvise(void *at, size_t bytes, int advice)
 {
 	size_t clipped, all = pages_of(bytes);
@@ -199,6 +210,8 @@ EXPORT int madvise(void *at, size_t bytes, int advice)
 		return status(raw_madvise(at, bytes, advice));
 	if (space_is_lost(from, clipped))
 		return status(raw_madvise(at, bytes, advice));
+	if (advice == MADV_HUGEPAGE && from == at && clipped == all && all >= UVMM_CHUNK_SIZE)
+		return status(advise_large(from, all));
 	if (is_taken_over(advice))
 		space_discard(from, clipped);
 	else if (!is_ignored(advice))
