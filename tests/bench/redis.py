@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # The package of the tools has the server, which goes by its name, and starts none.
 _PROGRAM = "/usr/bin/redis-check-rdb"
 _UP_S = 20.0
-_REQUESTS = 300_000
+_REQUESTS = 1_000_000
 _KEYS = 100_000
 
 

@@ -27,6 +27,8 @@ Figures = dict[str, float]
 Measure = Callable[[], Figures]
 
 _numbers = count(1)
+# Not all kernels that hand memory back have a setting for how long it stays.
+_HANDED_BACK = {Path("/sys/module/page_reporting/parameters/min_free_ms"): "3600000"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,15 +146,24 @@ def stage_for(scale: Scale) -> Iterator[Stage]:
         yield Stage(scale=scale, scratch_dir=scratch_dir, memory_dir=memory_dir)
 
 
-def warm_memory(size_bytes: int) -> None:
+@contextmanager
+def warm_memory(size_bytes: int) -> Iterator[None]:
     """
-    Touch memory and give it back.
+    Touch memory and give it back, and let it stay with the machine meanwhile.
 
-    A virtual machine gets memory that it never used before from its host on
-    first touch, which costs more than anything that is measured here.
+    A virtual machine gets memory that it never used before from its host on first touch,
+    which costs more than anything that is measured here; and what it has not used for two
+    seconds its kernel may hand back to the host.
     """
-    with start(touch_argv("anon", size_bytes, "huge")) as probe:
-        probe.ask("first-touch")
+    with Undo() as undo:
+        with held():
+            for setting, kept in _HANDED_BACK.items():
+                if setting.exists():
+                    undo.callback(setting.write_text, setting.read_text())
+                    setting.write_text(kept)
+        with start(touch_argv("anon", size_bytes, "huge")) as probe:
+            probe.ask("first-touch")
+        yield
 
 
 def new_name() -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,10 +64,10 @@ def measure(table: Table, *, quick: bool, only: Collection[str]) -> list[Row | N
     """
     found: list[Row | NotMeasured] = []
     scale = QUICK if quick else FULL
-    with stage_for(scale) as stage:
+    with stage_for(scale) as stage, ExitStack() as warm:
         if table.warms:
             say("warming memory")
-            warm_memory(scale.warm_bytes)
+            warm.enter_context(warm_memory(scale.warm_bytes))
         for key, row in table.rows.items():
             if only and key not in only:
                 continue
