@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -28,7 +28,7 @@ Measure = Callable[[], Figures]
 
 _numbers = count(1)
 # Not all kernels that hand memory back have a setting for how long it stays.
-_HANDED_BACK = {Path("/sys/module/page_reporting/parameters/min_free_ms"): "3600000"}
+_HANDED_BACK = {Path("/sys/module/page_reporting/parameters/min_free_ms"): "300000"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +158,10 @@ def warm_memory(size_bytes: int) -> Iterator[None]:
     with Undo() as undo:
         with held():
             for setting, kept in _HANDED_BACK.items():
-                if setting.exists():
-                    undo.callback(setting.write_text, setting.read_text())
+                with suppress(OSError):
+                    former = setting.read_text()
                     setting.write_text(kept)
+                    undo.callback(setting.write_text, former)
         with start(touch_argv("anon", size_bytes, "huge")) as probe:
             probe.ask("first-touch")
         yield
