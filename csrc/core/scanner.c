@@ -12,6 +12,7 @@
 #define YOUNG_PAUSE_NS (NS_PER_S / 2)   /* while it is new */
 #define SLOW_MAX 6u                     /* it doubles so often at most */
 #define SLOW_WORTH 2u                   /* up to here it is worth while under pressure */
+#define MODEST_PAUSE_NS (4 * NS_PER_S)  /* longer while CPUs are busy: only what stays is shared */
 #define YIELD_MIN 64u                   /* one page of so many: worth another pass soon */
 #define GROWN 16u                       /* by one part of so many: like new */
 #define SAVED_NS ((int64_t)NS_PER_S)    /* of CPU time not used */
@@ -161,11 +162,13 @@ static void scan_part(struct uvmm_engine *e, struct guest *g, uint64_t now_ns)
 		end_pass(e, g, now_ns);
 }
 
-static bool is_due(struct guest *g, uint64_t now_ns)
+static bool is_due(const struct scanner *s, struct guest *g, uint64_t now_ns)
 {
 	struct guest_pass *p = &g->sharing.pass;
 
 	if (!g->group || share_is_deaf(g))
+		return false;
+	if (s->modest && !p->chunk && now_ns < p->due_ns + MODEST_PAUSE_NS)
 		return false;
 	if (now_ns >= p->due_ns || p->chunk)
 		return true;
@@ -247,7 +250,7 @@ static bool scan_next(struct uvmm_engine *e)
 
 	while ((g = guest_next_entered(&e->registry, &at))) {
 		other = g;
-		if (is_due(g, now) &&
+		if (is_due(&e->scanner, g, now) &&
 		    (!best || comes_before(&g->sharing.pass, &best->sharing.pass))) {
 			other = best;
 			best = g;

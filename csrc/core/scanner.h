@@ -9,7 +9,8 @@
  *   anywhere in the daemon counts; what is not used is saved up, for a second of CPU.
  *   All of the budget is used where one page of four that are looked at is shared, and
  *   less where it is fewer, down to an eighth. While all CPUs are busy and memory is not
- *   short, a tenth of that: nobody should notice it (cpus.h).
+ *   short, a tenth of that, and passes are seconds apart, so that what changes all the time
+ *   is left alone: nobody should notice it (cpus.h).
  *
  *   Units    pages. Errors 0 or a negative errno.
  */
