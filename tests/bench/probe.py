@@ -32,7 +32,7 @@ class Probe:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         try:
-            self._answer("open")
+            self.hear("open")
         except BaseException:
             self._end(hurry=True)
             raise
@@ -49,15 +49,30 @@ class Probe:
         Raises:
             BenchError: If the program ended instead of answering.
         """
+        self.tell(command)
+        return self.hear(command)
+
+    def tell(self, command: str) -> None:
+        """
+        Begin one command.
+
+        Raises:
+            BenchError: If the program ended before.
+        """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(command + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise BenchError(f"the measuring program ended before: {command}") from None
-        return self._answer(command)
 
-    def _answer(self, command: str) -> dict[str, float]:
+    def hear(self, command: str) -> dict[str, float]:
+        """
+        Wait for the figures of the command that was begun.
+
+        Raises:
+            BenchError: If the program ended instead of answering.
+        """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:

@@ -54,6 +54,7 @@ class Scale:
     paper_turns: int  # there and back
     paper_speed_s: float  # for which speed is measured
     paper_run_s: float  # from start-up to the end of five programs
+    disk_s: float  # of reads from a virtual disk
 
 
 FULL = Scale(
@@ -76,6 +77,7 @@ FULL = Scale(
     paper_turns=3,
     paper_speed_s=6.0,
     paper_run_s=150.0,
+    disk_s=4.0,
 )
 
 QUICK = Scale(
@@ -98,6 +100,7 @@ QUICK = Scale(
     paper_turns=1,
     paper_speed_s=4.0,
     paper_run_s=75.0,
+    disk_s=1.5,
 )
 
 

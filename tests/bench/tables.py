@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from uvmm.scratch import ScratchError
 
-from . import active, balloon, faults, heap, paper, policy, sharing
+from . import active, balloon, disks, faults, heap, paper, policy, sharing
 from .figures import NotMeasured, Row
 from .stage import FULL, QUICK, Stage, say, stage_for, warm_memory
 from .undo import BenchError
@@ -45,6 +45,9 @@ TABLES = {
     "active": Table(
         about="what guests use of their memory: what finding out costs, and how true it is",
         rows=active.ROWS,
+    ),
+    "io": Table(
+        about="virtual disks, with buffers remapped and copied, against fio", rows=disks.ROWS
     ),
     "paper": Table(
         about="figures of the ESX Server paper, on real guests", rows=paper.ROWS
