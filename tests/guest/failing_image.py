@@ -6,7 +6,6 @@ The file's 64-bit words are their own numbers. Each line on stdin, `HOW ERRNO`, 
 fails, and is answered by a line:
 
     read, write, sync   every such request, with that errno; 0: none does any more
-    short               reads give half of what was asked for
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class FailingImage(mfusepy.Operations):  # type: ignore[misc]  # no types
 
     def __init__(self, size_bytes: int) -> None:
         self.data = bytearray(array("Q", range(size_bytes // 8)).tobytes())
-        self.fails = {"read": 0, "write": 0, "sync": 0, "short": 0}
+        self.fails = {"read": 0, "write": 0, "sync": 0}
 
     def _may(self, how: str) -> None:
         if self.fails[how]:
@@ -47,10 +46,8 @@ class FailingImage(mfusepy.Operations):  # type: ignore[misc]  # no types
         return 1
 
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
-        """Bytes of the file, or fewer than that."""
+        """Bytes of the file."""
         self._may("read")
-        if self.fails["short"]:
-            size = max(512, size // 2 // 512 * 512)
         return bytes(self.data[offset : offset + size])
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:

@@ -143,20 +143,6 @@ def test_each_error_reaches_the_guest(
     assert "fine" in ended(other)
 
 
-def test_short_reads_are_gone_on_with(scratch: Scratch, tmp_path: Path, image: Image) -> None:
-    guest = start(scratch, tmp_path, "short", with_disk("""
-        hear()
-        for turn in range(20):
-            check(turn * 4096)
-            check(turn * 4096, 12288)
-        say("done")
-    """), f"data={image.path}")
-    assert heard(guest) == "ready"
-    image.fail("short", 1)
-    tell(guest)
-    assert "done" in ended(guest)
-
-
 def test_an_image_that_hangs_holds_up_its_guest_alone(
     scratch: Scratch, tmp_path: Path, image: Image, plain: Path
 ) -> None:
