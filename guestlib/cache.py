@@ -16,7 +16,7 @@ from guestlib import low_level
 from guestlib.errors import GuestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from _typeshed import ReadableBuffer, StrPath, WriteableBuffer
@@ -66,10 +66,10 @@ class CachedFile(io.BufferedIOBase):
     """
 
     def __init__(
-        self, cache: Any, path: StrPath, mode: str, flags: int, permissions: int
+        self, name: str, mode: str, flags: int, open_it: Callable[[], Any]
     ) -> None:
         """
-        Open a file; see `Cache.open`.
+        Open a file with *open_it*; see `Cache.open` and `Cache.open_disk`.
 
         Raises:
             OSError: If it cannot be opened.
@@ -80,9 +80,9 @@ class CachedFile(io.BufferedIOBase):
         self._changed = threading.Condition()
         self._owner_pid = os.getpid()
         self._access = flags & os.O_ACCMODE
-        self.name = os.fspath(path)
+        self.name = name
         self.mode = mode
-        self._handle = low_level.file_open(cache, os.fspath(path), flags, permissions)
+        self._handle = open_it()
 
     @property
     def size_bytes(self) -> int:
@@ -340,10 +340,31 @@ class Cache:
         binary = "b" in mode
         if binary and (encoding is not None or errors is not None or newline is not None):
             raise ValueError("binary files have no encoding, errors or newline")
-        file = CachedFile(self._use(), path, mode, flags, permissions)
+        cache, name = self._use(), os.fspath(path)
+        file = CachedFile(
+            name, mode, flags, lambda: low_level.file_open(cache, name, flags, permissions)
+        )
         if binary:
             return file
         return io.TextIOWrapper(file, encoding=encoding, errors=errors, newline=newline)
+
+    def open_disk(self, name: str, mode: str = "rb") -> CachedFile:
+        """
+        Open a virtual disk (`uvmm run --disk`) as one file of the disk's size.
+
+        It cannot become longer nor shorter, and must not be written past the cache
+        meanwhile. *mode* is `rb` or `r+b`.
+
+        Raises:
+            ValueError: If the mode is another one.
+            OSError: If the guest has no disk of that name, or may not write it.
+        """
+        if mode not in {"rb", "r+b"}:
+            raise ValueError(f"a disk is opened with rb or r+b, got {mode!r}")
+        cache, flags = self._use(), _flags(mode)
+        return CachedFile(
+            name, mode, flags, lambda: low_level.file_open_disk(cache, name, flags)
+        )
 
     def flush(self) -> None:
         """

@@ -180,6 +180,13 @@ def file_open(cache: Any, path: str | bytes, flags: int, permissions: int) -> An
     return out[0]
 
 
+def file_open_disk(cache: Any, disk: str, flags: int) -> Any:
+    """Open a virtual disk as a file of a cache; its handle."""
+    out = ffi.new("uvmm_file **")
+    _check_file(lib.uvmm_file_open_disk(cache, disk.encode(), flags, out))
+    return out[0]
+
+
 def file_close(handle: Any) -> None:
     """Close a handle, which is gone then also after an error."""
     _check_file(lib.uvmm_file_close(handle))

@@ -244,6 +244,8 @@ GUEST = (
     _pages("io.remaps_out", "guest_remapped_out_bytes", "pages that moved out of it"),
     _pages("io.remaps_refused", "guest_remap_refused_bytes",
            "pages that its agent did not move"),
+    _gauge("io.hot_bytes", "guest_disk_hot_bytes",
+           "pages that were copied for a disk more than once in the last ten seconds or so"),
 )
 
 # Of metrics that several figures share.

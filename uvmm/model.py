@@ -61,12 +61,13 @@ class Disks:
     remaps_in: int
     remaps_out: int
     remaps_refused: int
+    hot_pages: int
 
 
 NO_DISKS = Disks(
     disks=0, reads=0, writes=0, flushes=0, discards=0, errors=0, read_bytes=0,
     written_bytes=0, copied_bytes=0, direct_bytes=0, remaps_in=0, remaps_out=0,
-    remaps_refused=0,
+    remaps_refused=0, hot_pages=0,
 )
 
 

@@ -98,7 +98,7 @@ def _disks(g: Any) -> Disks:
         discards=g.disk_discards, errors=g.disk_errors, read_bytes=g.disk_read_bytes,
         written_bytes=g.disk_written_bytes, copied_bytes=g.disk_copied_bytes,
         direct_bytes=g.disk_direct_bytes, remaps_in=g.remaps_in, remaps_out=g.remaps_out,
-        remaps_refused=g.remaps_refused,
+        remaps_refused=g.remaps_refused, hot_pages=g.disk_hot_pages,
     )
 
 

@@ -184,6 +184,7 @@ class DiskFigures(TypedDict):
     remaps_in: int
     remaps_out: int
     remaps_refused: int
+    hot_bytes: int
 
 
 class GuestFigures(TypedDict):
@@ -422,6 +423,7 @@ def _disk_figures(disks: Disks) -> DiskFigures:
         written_bytes=disks.written_bytes, copied_bytes=disks.copied_bytes,
         direct_bytes=disks.direct_bytes, remaps_in=disks.remaps_in,
         remaps_out=disks.remaps_out, remaps_refused=disks.remaps_refused,
+        hot_bytes=pages_to_bytes(disks.hot_pages),
     )
 
 

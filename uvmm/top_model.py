@@ -62,6 +62,8 @@ class Rates:
     bytes_in: float = 0.0
     bytes_out: float = 0.0
     faults: float = 0.0
+    disk_bytes: float = 0.0
+    copied_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +135,9 @@ COLUMNS = (
         title="FAULTS/s", width=9, value=lambda row: row.rates.faults,
         text=lambda value: f"{value:.0f}",
     ),
+    Column(title="DISK/s", width=7, value=lambda row: row.rates.disk_bytes, text=_size),
+    Column(title="COPIED/s", width=9, value=lambda row: row.rates.copied_bytes, text=_size),
+    _sized("LOW", "low_bytes"),
     Column(title="PID", width=8, value=lambda row: int(row.guest["pid"]), text=str),
 )
 TITLES = tuple(column.title for column in COLUMNS)
@@ -156,9 +161,14 @@ def _rates(guest: Guest, former: Guest, elapsed_s: float) -> Rates:
     def rate(key: str, scale: int = 1) -> float:
         return max(0, int(guest[key]) - int(former[key])) * scale / elapsed_s
 
+    def disk_rate(*keys: str) -> float:
+        now, then = (sum(int(of["io"][key]) for key in keys) for of in (guest, former))
+        return max(0, now - then) / elapsed_s
+
     return Rates(
         bytes_in=rate("pages_in", PAGE_BYTES), bytes_out=rate("pages_out", PAGE_BYTES),
-        faults=rate("faults"),
+        faults=rate("faults"), disk_bytes=disk_rate("read_bytes", "written_bytes"),
+        copied_bytes=disk_rate("copied_bytes"),
     )
 
 

@@ -43,6 +43,7 @@ struct disks {
 	_Atomic uint64_t read_bytes, written_bytes;
 	_Atomic uint64_t copied_bytes;  /* of these, through a bounce buffer */
 	_Atomic uint64_t direct_bytes;  /* and without */
+	_Atomic uint64_t hot_pages;     /* now: copied again and again (heat.h) */
 };
 
 void disks_init(struct disks *d);

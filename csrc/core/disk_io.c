@@ -343,6 +343,7 @@ static void *thread_main(void *arg)
 	drain(d);
 	io_uring_queue_exit(&d->uring);
 	heat_fini(&d->heat);
+	atomic_store(&d->g->disks.hot_pages, 0);
 	return NULL;
 }
 

@@ -51,7 +51,7 @@ void disk_lower_hot(struct disk_io *d)
 		const struct hot *h = &d->hot[n];
 
 		/* Done, or for later: not at each request from now on. */
-		heat_clear(&d->heat, h->ppn, h->pages);
+		heat_restart(&d->heat, h->ppn, h->pages);
 		if (pmap_state(pmap_get(&d->g->pmap, h->ppn)) != PAGE_LOW &&
 		    !alloc_low(d, h, &first))
 			low_lower(d->e, d->g, h->ppn, h->pages, first);
@@ -69,6 +69,8 @@ void disk_tidy(struct disk_io *d)
 	if (now < d->tidy_ns && !back)
 		return;
 	d->tidy_ns = now + DISK_TIDY_NS;
+	heat_cool(&d->heat, now);
+	atomic_store(&d->g->disks.hot_pages, d->heat.hot);
 	if (l->fd < 0 || !guest_enter(d->g))
 		return;
 	if (back)
@@ -79,25 +81,40 @@ void disk_tidy(struct disk_io *d)
 	guest_leave(d->g);
 }
 
+/* Others read the same blocks, most likely, of an image that nobody may write: all of its pages
+ * are looked up at once. Not those of a buffer that was read into before: they would only be
+ * split again. */
+static void note_read(struct disk_io *d, const struct job *j,
+		      const struct uvmm_disk_segment *s, uint8_t copies)
+{
+	uint64_t lo = (s->address + UVMM_PAGE_SIZE - 1) >> UVMM_PAGE_SHIFT;
+	uint64_t hi = (s->address + s->bytes) >> UVMM_PAGE_SHIFT;
+
+	if (copies == 1 && lo < hi && j->q.head.op == UVMM_DISK_READ &&
+	    d->g->disks.limit[j->q.head.disk].read_only)
+		scanner_note_read(d->e, d->g, lo, hi - lo);
+}
+
 void disk_note_heat(struct disk_io *d, const struct job *j)
 {
 	uint32_t after = d->e->cfg.remap_after;
 	uint64_t now = clock_ns();
 	unsigned i;
 
-	for (i = 0; i < j->q.head.segments && d->heat.count && after; i++) {
-		uint64_t ppn = j->q.segment[i].address >> UVMM_PAGE_SHIFT;
-		uint32_t pages = disk_pages_of(j->q.segment[i].address, j->q.segment[i].bytes);
+	for (i = 0; i < j->q.head.segments && d->heat.count; i++) {
+		const struct uvmm_disk_segment *s = &j->q.segment[i];
+		uint64_t ppn = s->address >> UVMM_PAGE_SHIFT;
+		uint32_t pages = disk_pages_of(s->address, s->bytes);
+		uint8_t copies = heat_add(&d->heat, ppn, pages, now);
 
-		if (heat_add(&d->heat, ppn, pages, now) >= after && d->hots < HOT_MAX &&
-		    pages <= LOW_RUN_PAGES_MAX)
+		note_read(d, j, s, copies);
+		if (after && copies >= after && d->hots < HOT_MAX && pages <= LOW_RUN_PAGES_MAX)
 			d->hot[d->hots++] = (struct hot){ ppn, pages };
 	}
 }
 
 void disk_open_low(struct disk_io *d)
 {
-	if (d->e->cfg.remap_after && !low_open(d->e, d->g, &low_ops, d) &&
-	    heat_init(&d->heat, d->g->max_pages))
-		low_close(d->e, d->g);
+	if (!heat_init(&d->heat, d->g->max_pages) && d->e->cfg.remap_after)
+		low_open(d->e, d->g, &low_ops, d);
 }

@@ -110,7 +110,8 @@ int disk_copy_piece(struct disk_io *d, const struct piece *p, bool to_guest);
 
 /* With low memory, if the guest may have any; else everything is copied. */
 void disk_open_low(struct disk_io *d);
-/* The job, which was copied, is done. */
+/* The job, which was copied, is done: by that buffers become hot, and what was read may be
+ * shared. */
 void disk_note_heat(struct disk_io *d, const struct job *j);
 /* Moves what was found hot into low memory. */
 void disk_lower_hot(struct disk_io *d);

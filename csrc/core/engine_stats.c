@@ -41,6 +41,7 @@ static void fill_disks(const struct guest *g, struct uvmm_guest_stats *s)
 	s->disk_written_bytes = atomic_load(&d->written_bytes);
 	s->disk_copied_bytes = atomic_load(&d->copied_bytes);
 	s->disk_direct_bytes = atomic_load(&d->direct_bytes);
+	s->disk_hot_pages = atomic_load(&d->hot_pages);
 	s->low_pages = atomic_load(&g->low.pages);
 	s->low_limit_pages = atomic_load(&g->low.limit_pages);
 	s->remaps_in = atomic_load(&g->low.remaps_in);

@@ -26,7 +26,8 @@ int heat_init(struct heat *h, uint64_t pages)
 	*h = (struct heat){ .pages = pages };
 	h->count = zeros(chunks_of(h) * UVMM_CHUNK_PAGES);
 	h->since = zeros(chunks_of(h) * sizeof(*h->since));
-	if (h->count && h->since)
+	h->hot_in = zeros(chunks_of(h) * sizeof(*h->hot_in));
+	if (h->count && h->since && h->hot_in)
 		return 0;
 	heat_fini(h);
 	return -ENOMEM;
@@ -38,8 +39,26 @@ void heat_fini(struct heat *h)
 		munmap(h->count, chunks_of(h) * UVMM_CHUNK_PAGES);
 	if (h->since)
 		munmap(h->since, chunks_of(h) * sizeof(*h->since));
-	h->count = NULL;
-	h->since = NULL;
+	if (h->hot_in)
+		munmap(h->hot_in, chunks_of(h) * sizeof(*h->hot_in));
+	*h = (struct heat){ 0 };
+}
+
+static uint32_t half_life_of(uint64_t now_ns)
+{
+	return (uint32_t)(now_ns / (HEAT_HALF_S * NS_PER_S));
+}
+
+static void count_hot(struct heat *h, uint64_t chunk)
+{
+	const uint8_t *count = h->count + chunk * UVMM_CHUNK_PAGES;
+	uint16_t hot = 0;
+	unsigned i;
+
+	for (i = 0; i < UVMM_CHUNK_PAGES; i++)
+		hot = (uint16_t)(hot + (count[i] >= HEAT_HOT));
+	h->hot = h->hot - h->hot_in[chunk] + hot;
+	h->hot_in[chunk] = hot;
 }
 
 static void bring_up_to_date(struct heat *h, uint64_t chunk, uint32_t now)
@@ -53,11 +72,23 @@ static void bring_up_to_date(struct heat *h, uint64_t chunk, uint32_t now)
 	else if (halves)
 		for (i = 0; i < UVMM_CHUNK_PAGES; i++)
 			count[i] = (uint8_t)(count[i] >> halves);
+	if (h->hot_in[chunk])
+		count_hot(h, chunk);
+}
+
+static void copied(struct heat *h, uint64_t ppn)
+{
+	if (h->count[ppn] == UINT8_MAX)
+		return;
+	if (++h->count[ppn] == HEAT_HOT) {
+		h->hot_in[ppn / UVMM_CHUNK_PAGES]++;
+		h->hot++;
+	}
 }
 
 uint8_t heat_add(struct heat *h, uint64_t ppn, uint32_t n, uint64_t now_ns)
 {
-	uint32_t now = (uint32_t)(now_ns / (HEAT_HALF_S * NS_PER_S));
+	uint32_t now = half_life_of(now_ns);
 	uint64_t end = ppn + n;
 	uint8_t least = UINT8_MAX;
 
@@ -66,13 +97,27 @@ uint8_t heat_add(struct heat *h, uint64_t ppn, uint32_t n, uint64_t now_ns)
 
 		if (h->since[chunk] != now)
 			bring_up_to_date(h, chunk, now);
-		h->count[ppn] = (uint8_t)(h->count[ppn] + (h->count[ppn] < UINT8_MAX));
+		copied(h, ppn);
 		least = h->count[ppn] < least ? h->count[ppn] : least;
 	}
 	return least;
 }
 
-void heat_clear(struct heat *h, uint64_t ppn, uint32_t n)
+void heat_restart(struct heat *h, uint64_t ppn, uint32_t n)
 {
-	memset(h->count + ppn, 0, n);
+	uint64_t chunk;
+
+	memset(h->count + ppn, 1, n);
+	for (chunk = ppn / UVMM_CHUNK_PAGES; chunk <= (ppn + n - 1) / UVMM_CHUNK_PAGES; chunk++)
+		count_hot(h, chunk);
+}
+
+void heat_cool(struct heat *h, uint64_t now_ns)
+{
+	uint32_t now = half_life_of(now_ns);
+	uint64_t chunk;
+
+	for (chunk = 0; h->hot && chunk < chunks_of(h); chunk++)
+		if (h->hot_in[chunk] && h->since[chunk] != now)
+			bring_up_to_date(h, chunk, now);
 }

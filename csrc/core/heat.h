@@ -12,11 +12,13 @@
 #include <stdint.h>
 
 #define HEAT_HALF_S 10u
+#define HEAT_HOT 2u             /* copies lately that make a page hot */
 
 struct heat {
 	uint8_t *count;         /* [pages] */
 	uint32_t *since;        /* [chunks] the half life in which it was last brought up to date */
-	uint64_t pages;
+	uint16_t *hot_in;       /* [chunks] hot pages */
+	uint64_t pages, hot;    /* of these, hot ones at the last look at each chunk */
 };
 
 /* All cold.  -ENOMEM */
@@ -24,7 +26,10 @@ int heat_init(struct heat *h, uint64_t pages);
 void heat_fini(struct heat *h);
 /* Pages [ppn, ppn + n) were copied; the smallest count of them with this one. */
 uint8_t heat_add(struct heat *h, uint64_t ppn, uint32_t n, uint64_t now_ns);
-/* They start from nothing again. */
-void heat_clear(struct heat *h, uint64_t ppn, uint32_t n);
+/* They start again, as pages that were copied once. */
+void heat_restart(struct heat *h, uint64_t ppn, uint32_t n);
+
+/* What was not copied lately is not hot any more. */
+void heat_cool(struct heat *h, uint64_t now_ns);
 
 #endif /* HEAT_H */

@@ -12,7 +12,6 @@
 #include "locks.h"
 #include "view.h"
 
-#define SLICE_PAGES (SCAN_CHUNKS * UVMM_CHUNK_PAGES)
 #define PPN_BITS 36
 #define PRINT_ZERO 2u           /* of a page of zeros */
 #define VIEW_MIN 16u            /* pages: fewer are read faster than mapped */
@@ -30,9 +29,9 @@ struct scan_buffer {
 	struct share_buffer share;
 	char piece[SHARE_PIECE * UVMM_PAGE_SIZE];
 	char twin[UVMM_PAGE_SIZE];
-	struct share_page zero[SLICE_PAGES], own[SLICE_PAGES];
-	struct elsewhere other[SLICE_PAGES];
-	struct share_page run[SLICE_PAGES];     /* those of one of the others */
+	struct share_page zero[SCAN_RUN_PAGES], own[SCAN_RUN_PAGES];
+	struct elsewhere other[SCAN_RUN_PAGES];
+	struct share_page run[SCAN_RUN_PAGES];     /* those of one of the others */
 	size_t zeros, owns, others;
 };
 
@@ -421,25 +420,42 @@ static void share_others(struct scan *s, struct share_result *r)
 	}
 }
 
+static void share_found(struct scan *s, uint64_t scanned, struct scan_result *r)
+{
+	struct share_result shared = { 0 };
+	struct scan_buffer *b = s->b;
+
+	if (b->zeros)
+		share_zeros(s->e, s->g, b->zero, b->zeros, &b->share, &shared);
+	share_others(s, &shared);
+	if (b->owns)
+		share(s, s->g, b->own, b->owns, &shared);
+	atomic_fetch_add(&s->g->sharing.scanned, scanned);
+	atomic_fetch_add(&s->e->sharing.scanned, scanned);
+	r->scanned += scanned;
+	r->shared += shared.shared;
+	r->zero += shared.zero;
+}
+
 void scan_chunks(struct uvmm_engine *e, struct guest *g, const uint64_t *chunk, size_t n,
 		 bool all, struct scan_buffer *b, struct scan_result *r)
 {
 	struct scan s = { .e = e, .g = g, .group = g->group, .b = b, .all = all };
-	struct share_result shared = { 0 };
 	uint64_t scanned = 0;
 	size_t i;
 
 	b->zeros = b->owns = b->others = 0;
 	for (i = 0; i < n; i++)
 		scanned += read_chunk(&s, chunk[i]);
-	if (b->zeros)
-		share_zeros(e, g, b->zero, b->zeros, &b->share, &shared);
-	share_others(&s, &shared);
-	if (b->owns)
-		share(&s, g, b->own, b->owns, &shared);
-	atomic_fetch_add(&g->sharing.scanned, scanned);
-	atomic_fetch_add(&e->sharing.scanned, scanned);
-	r->scanned += scanned;
-	r->shared += shared.shared;
-	r->zero += shared.zero;
+	share_found(&s, scanned, r);
+}
+
+void scan_run(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t n,
+	      struct scan_buffer *b, struct scan_result *r)
+{
+	struct scan s = { .e = e, .g = g, .group = g->group, .b = b, .all = true };
+
+	b->zeros = b->owns = b->others = 0;
+	read_run(&s, ppn, n);
+	share_found(&s, n, r);
 }

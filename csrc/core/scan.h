@@ -35,6 +35,7 @@ struct uvmm_engine;
 struct scan_buffer;
 
 #define SCAN_CHUNKS 4u          /* the most at a time */
+#define SCAN_RUN_PAGES (SCAN_CHUNKS * UVMM_CHUNK_PAGES)
 #define SCAN_YOUNG_PASSES 2u    /* so long a guest is new */
 
 struct scan_buffer *scan_buffer_new(void);      /* NULL: no memory */
@@ -50,6 +51,10 @@ struct scan_result {
 /* Scans the n chunks, each in a group's guest g, at most SCAN_CHUNKS; r is added to. */
 void scan_chunks(struct uvmm_engine *e, struct guest *g, const uint64_t *chunk, size_t n,
 		 bool all, struct scan_buffer *b, struct scan_result *r);
+
+/* The same of n pages from ppn, at most SCAN_RUN_PAGES, all of which are looked up. */
+void scan_run(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t n,
+	      struct scan_buffer *b, struct scan_result *r);
 
 /* How many mappings the kernel lets a process have. */
 uint64_t scan_mappings_max(void);

@@ -2,6 +2,7 @@
 #include "scanner.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "clock.h"
 #include "engine.h"
@@ -16,6 +17,7 @@
 #define YIELD_MIN 64u                   /* one page of so many: worth another pass soon */
 #define GROWN 16u                       /* by one part of so many: like new */
 #define SAVED_NS ((int64_t)NS_PER_S)    /* of CPU time not used */
+#define BORROWED_NS ((int64_t)(NS_PER_S / 4))   /* for what was just read */
 #define FULL 1024u                      /* a yield that is worth the whole budget: */
 #define FULL_ONE_IN 4u                  /* one page of so many */
 #define LEAST (FULL / 8)
@@ -265,6 +267,63 @@ static bool scan_next(struct uvmm_engine *e)
 	return true;
 }
 
+/* --- what was just read ------------------------------------------------------------ */
+
+static bool goes_on(const struct scan_read *r, const struct guest *g, uint64_t ppn,
+		    uint64_t pages)
+{
+	return r->g == g && r->id == g->id && r->ppn + r->pages == ppn &&
+	       r->pages + pages <= SCAN_RUN_PAGES;
+}
+
+void scanner_note_read(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages)
+{
+	struct scanner *s = &e->scanner;
+	uint64_t end = ppn + pages, n;
+
+	if (!g->group || !atomic_load(&s->cpu_permille))
+		return;
+	lock(&s->lock);
+	for (; ppn < end; ppn += n) {
+		n = end - ppn < SCAN_RUN_PAGES ? end - ppn : SCAN_RUN_PAGES;
+		if (s->reads && goes_on(&s->read[s->reads - 1], g, ppn, n))
+			s->read[s->reads - 1].pages += n;
+		else if (s->reads < SCAN_READS_MAX)
+			s->read[s->reads++] = (struct scan_read){ g, g->id, ppn, n };
+	}
+	if (!s->hurry)
+		pthread_cond_signal(&s->wake);
+	s->hurry = true;
+	unlock(&s->lock);
+}
+
+static void scan_read_pages(struct uvmm_engine *e, const struct scan_read *r)
+{
+	struct scan_result found = { 0 };
+
+	if (!guest_enter(r->g))
+		return;
+	if (r->g->id == r->id && r->g->group && !share_is_deaf(r->g))
+		scan_run(e, r->g, r->ppn, r->pages, e->scanner.buffer, &found);
+	guest_leave(r->g);
+}
+
+/* Those before the pages that are read meanwhile. */
+static void scan_reads(struct uvmm_engine *e)
+{
+	struct scanner *s = &e->scanner;
+	struct scan_read read[SCAN_READS_MAX];
+	size_t n, i;
+
+	lock(&s->lock);
+	n = s->reads;
+	memcpy(read, s->read, n * sizeof(*read));
+	s->reads = 0;
+	unlock(&s->lock);
+	for (i = 0; i < n && !atomic_load(&s->asked); i++)
+		scan_read_pages(e, &read[i]);
+}
+
 static bool pause_ns(struct scanner *s, uint64_t ns)
 {
 	uint64_t until = clock_ns() + ns;
@@ -275,9 +334,10 @@ static bool pause_ns(struct scanner *s, uint64_t ns)
 	bool stop;
 
 	lock(&s->lock);
-	while (!s->stop && clock_ns() < until)
+	while (!s->stop && !s->hurry && clock_ns() < until)
 		pthread_cond_timedwait(&s->wake, &s->lock, &t);
 	stop = s->stop;
+	s->hurry = false;
 	unlock(&s->lock);
 	return !stop;
 }
@@ -338,6 +398,8 @@ static void *scanner_main(void *arg)
 	while (pause_ns(s, wait)) {
 		look_after_all(e);
 		s->modest = cpus_are_busy(&s->cpus, clock_ns()) && is_roomy(&e->pressure);
+		if (b.credit_ns > -BORROWED_NS)
+			scan_reads(e);
 		found = atomic_load(&s->cpu_permille) && b.credit_ns > 0 &&
 			!atomic_load(&s->asked) && scan_next(e);
 		until = clock_thread_ns();

@@ -12,6 +12,10 @@
  *   short, a tenth of that, and passes are seconds apart, so that what changes all the time
  *   is left alone: nobody should notice it (cpus.h).
  *
+ *   What guests read from images that others may read, too, comes before all that, at once, so
+ *   that the same blocks are one frame as soon as they are there (as paper section 8 says of
+ *   Disco).
+ *
  *   Units    pages. Errors 0 or a negative errno.
  */
 #ifndef SCANNER_H
@@ -25,6 +29,14 @@
 #include "cpus.h"
 #include "scan.h"
 
+#define SCAN_READS_MAX 256u
+
+/* Pages that a guest has just read from an image which others may read, too. */
+struct scan_read {
+	struct guest *g;
+	uint64_t id, ppn, pages;        /* id: the guest's number at that time */
+};
+
 struct scanner {
 	pthread_t thread;
 	bool runs;
@@ -33,9 +45,12 @@ struct scanner {
 	struct cpus cpus;               /* likewise */
 	bool modest;                    /* likewise: nobody is to notice */
 	_Atomic int asked;              /* passes on request that go on: it rests meanwhile */
-	pthread_mutex_t lock;           /* guards stop */
+	pthread_mutex_t lock;           /* guards what follows */
 	pthread_cond_t wake;
 	bool stop;
+	bool hurry;                     /* something was read since the thread has looked */
+	struct scan_read read[SCAN_READS_MAX];
+	size_t reads;
 	struct scan_buffer *buffer;
 };
 
@@ -46,5 +61,10 @@ void scanner_stop(struct uvmm_engine *e);
 /* One pass over all of the guest, whom the caller has entered, without a pause. */
 void scanner_pass(struct uvmm_engine *e, struct guest *g, struct scan_buffer *b,
 		  struct scan_result *r);
+
+/* The guest, whom the caller has entered, has just read them from an image that others may
+ * read as well: they are looked up before anything else, on credit of the budget; if there
+ * is too much of it, the next pass finds them. */
+void scanner_note_read(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages);
 
 #endif /* SCANNER_H */

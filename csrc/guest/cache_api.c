@@ -11,11 +11,13 @@
 
 #include "cache.h"
 #include "cache_back.h"
+#include "cache_disk.h"
 #include "cache_file.h"
 #include "cache_give.h"
 #include "cache_page.h"
 #include "cache_read.h"
 #include "cache_write.h"
+#include "disk_link.h"
 #include "guest_memory.h"
 
 /* A cache is written back when the process exits. */
@@ -66,6 +68,19 @@ static int remember(uvmm_guest *g, struct uvmm_cache *c)
 	caches = e;
 	pthread_mutex_unlock(&exit_lock);
 	return 0;
+}
+
+static uvmm_guest *guest_of(const struct uvmm_cache *c)
+{
+	struct at_exit *e;
+	uvmm_guest *g;
+
+	pthread_mutex_lock(&exit_lock);
+	for (e = caches; e->cache != c; e = e->next)
+		;
+	g = e->guest;
+	pthread_mutex_unlock(&exit_lock);
+	return g;
 }
 
 /* The guest that it was made on. */
@@ -199,6 +214,29 @@ int uvmm_file_open(uvmm_cache *c, const char *path, int flags, mode_t mode, uvmm
 	return (int)told(rc, path);
 }
 
+int uvmm_file_open_disk(uvmm_cache *c, const char *disk, int flags, uvmm_file **out)
+{
+	bool writes = (flags & O_ACCMODE) != O_RDONLY;
+	struct cache_backend backend;
+	uvmm_disk *d;
+	int rc;
+
+	*out = NULL;
+	if ((flags & O_ACCMODE) == O_ACCMODE || flags & ~(O_ACCMODE | O_SYNC | O_DSYNC))
+		return guest_fail(-EINVAL, "disk %s: expected an access, O_SYNC or O_DSYNC, got flags 0%o",
+				  disk, (unsigned)flags);
+	rc = uvmm_disk_open(guest_of(c), disk, &d);
+	if (rc)
+		return rc;
+	if (writes && uvmm_disk_read_only(d)) {
+		uvmm_disk_close(d);
+		return guest_fail(-EROFS, "disk %s is read-only", disk);
+	}
+	cache_disk_open(d, &backend);
+	rc = cache_file_open_own(c, d->number, &backend, d->size_bytes, flags, out);
+	return (int)told(rc, disk);
+}
+
 int uvmm_file_close(uvmm_file *f)
 {
 	int rc = cache_file_error(f);
@@ -220,7 +258,16 @@ static int check(const uvmm_file *f, bool writes, int64_t offset, size_t *bytes)
 		return -EBADF;
 	if (offset < 0)
 		return -EINVAL;
-	return writes && *bytes > (uint64_t)(INT64_MAX - offset) ? -EFBIG : 0;
+	if (!writes)
+		return 0;
+	if (f->file->size_max) {
+		uint64_t max = f->file->size_max, at = (uint64_t)offset;
+
+		if (*bytes && at >= max)
+			return -ENOSPC;
+		*bytes = *bytes < max - at ? *bytes : (size_t)(max - at);
+	}
+	return *bytes > (uint64_t)(INT64_MAX - offset) ? -EFBIG : 0;
 }
 
 static ssize_t pread_at(uvmm_file *f, void *buffer, size_t bytes, int64_t offset)

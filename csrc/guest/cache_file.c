@@ -11,6 +11,8 @@
 #include "cache_plain.h"
 #include "cache_write.h"
 
+#define OWN_DEVICE UINT64_MAX   /* no filesystem's number */
+
 /* --- the table ------------------------------------------------------------------ */
 
 static uint64_t key_of(uint64_t device, uint64_t inode)
@@ -390,6 +392,44 @@ int cache_file_open_backend(struct uvmm_cache *c, const struct cache_backend *ba
 			remove_file(f);
 	}
 	pthread_mutex_unlock(&c->files_lock);
+	return *out ? 0 : -ENOMEM;
+}
+
+/* With files_lock. */
+static struct cache_file *find_own(struct uvmm_cache *c, uint64_t number, uint64_t size)
+{
+	struct cache_file *f = find(c, OWN_DEVICE, number);
+
+	if (f)
+		return f;
+	f = add(c, true, OWN_DEVICE, number);
+	if (f)
+		f->size_max = size;
+	return f;
+}
+
+int cache_file_open_own(struct uvmm_cache *c, uint64_t number,
+			const struct cache_backend *backend, uint64_t size, int flags,
+			struct uvmm_file **out)
+{
+	struct cache_backend unused = *backend;
+	struct cache_file *f;
+
+	*out = NULL;
+	pthread_mutex_lock(&c->files_lock);
+	f = find_own(c, number, size);
+	if (f && !f->backend.ops) {
+		pthread_mutex_lock(&f->lock);
+		f->backend = *backend;
+		pthread_mutex_unlock(&f->lock);
+		unused.ops = NULL;
+		look_anew(f);
+	}
+	*out = f ? handle_for(f, flags) : NULL;
+	if (f && !*out)
+		settle(f);
+	pthread_mutex_unlock(&c->files_lock);
+	close_backend(&unused);
 	return *out ? 0 : -ENOMEM;
 }
 

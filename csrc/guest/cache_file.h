@@ -22,6 +22,12 @@ int cache_file_open(struct uvmm_cache *c, const char *path, int flags, mode_t mo
  *   -ENOMEM */
 int cache_file_open_backend(struct uvmm_cache *c, const struct cache_backend *backend,
 			    uint64_t size, int flags, struct uvmm_file **out);
+/* What nobody but this cache opens, found by its number again: with that backend, which is taken
+ * over in any case, unless it has one already. Its size stays as it is.
+ *   -ENOMEM */
+int cache_file_open_own(struct uvmm_cache *c, uint64_t number,
+			const struct cache_backend *backend, uint64_t size, int flags,
+			struct uvmm_file **out);
 /* Ends the handle. */
 void cache_file_close(struct uvmm_file *h);
 

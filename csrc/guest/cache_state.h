@@ -81,6 +81,7 @@ struct cache_file {
 	uint64_t device, inode;
 	uint64_t key;                   /* of its pages in the policy */
 	bool named;                     /* others may open it: by device and inode */
+	uint64_t size_max;              /* immutable; 0: none */
 	_Atomic uint32_t refs;          /* uvmm_files, and jobs that use it */
 
 	/* Guarded by cache.files_lock. */

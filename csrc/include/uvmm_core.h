@@ -190,6 +190,7 @@ struct uvmm_guest_stats {
 	uint64_t disk_reads, disk_writes, disk_flushes, disk_discards, disk_errors;
 	uint64_t disk_read_bytes, disk_written_bytes;
 	uint64_t disk_copied_bytes, disk_direct_bytes;  /* by way of a buffer, and without */
+	uint64_t disk_hot_pages;        /* now: pages that were copied more than once lately */
 	uint64_t low_pages, low_limit_pages;    /* now, of resident_pages */
 	uint64_t remaps_in, remaps_out, remaps_refused; /* pages, in all */
 };

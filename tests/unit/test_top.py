@@ -128,7 +128,8 @@ class TestModel:
         assert total == machine["total_bytes"]
 
     def test_rates_are_of_the_same_guest(self) -> None:
-        before = {"a": {"pid": 1, "pages_in": 10, "pages_out": 0, "faults": 3}}
+        io = {"read_bytes": 0, "written_bytes": 0, "copied_bytes": 0}
+        before = {"a": {"pid": 1, "pages_in": 10, "pages_out": 0, "faults": 3, "io": io}}
         guest = figures_with({"name": "a", "pages_in": 20, "faults": 7})["guests"][0]
         assert rows_of([guest], before, 2.0)[0].rates == Rates(
             bytes_in=5 * 4096, bytes_out=0, faults=2.0

@@ -60,8 +60,8 @@ MACHINE_FILES: Mapping[str, tuple[str, ...]] = {
     "state": ("state", "pressure", "reclaimed_pages", "refused", "damaged_pages", "memory_via"),
     "share": ("shared_bytes", "frame_bytes", "saved_bytes", "split_bytes", "sharing"),
     "tiers": ("swap_total_bytes", "swap_used_bytes", "reserved_swap_bytes"),
+    "low_memory": ("low_total_bytes", "low_granted_bytes"),
 }
-LOW_MEMORY = "low_memory"
 KNOBS = ("min", "max", "shares", "tax", "balloon_target")
 
 
@@ -79,9 +79,6 @@ def lines(figures: Mapping[str, Any], prefix: str = "") -> str:
 
 def machine_text(name: str, machine: Mapping[str, Any]) -> str:
     """Return a file of the machine."""
-    if name == LOW_MEMORY:
-        low = {key: value for key, value in machine.items() if key.startswith("low_memory")}
-        return lines(low or {"low_memory_total_bytes": 0, "low_memory_used_bytes": 0})
     return lines({key: machine[key] for key in MACHINE_FILES[name] if key in machine})
 
 

@@ -115,13 +115,13 @@ class Tree:
         match parts:
             case ():
                 return _directory(
-                    lambda: [*texts.MACHINE_FILES, texts.LOW_MEMORY, "config", "stats.json"]
+                    lambda: [*texts.MACHINE_FILES, "config", "stats.json"]
                 )
             case ("config",):
                 return _text(lambda: texts.lines(self.source.config()))
             case ("stats.json",):
                 return _text(lambda: texts.as_json(figures()))
-            case (name,) if name in texts.MACHINE_FILES or name == texts.LOW_MEMORY:
+            case (name,) if name in texts.MACHINE_FILES:
                 return _text(lambda: texts.machine_text(name, figures()))
         return None
 

@@ -70,6 +70,14 @@ UVMM_PUBLIC uint64_t uvmm_cache_shrink(uvmm_cache *c, uint64_t pages);
  *   -EINVAL  not a regular file; O_PATH      -EISDIR, and others as open(2) */
 UVMM_PUBLIC int uvmm_file_open(uvmm_cache *c, const char *path, int flags, mode_t mode,
 			       uvmm_file **out);
+/* Opens a virtual disk (uvmm/disk.h) as one file, of the disk's size, which cannot be
+ * changed: for those who would have a file system of their own on it. Flags: how it is
+ * accessed, O_SYNC, O_DSYNC. The disk must not be written past the cache meanwhile. A write
+ * beyond the end is -ENOSPC.
+ *   -ENOENT, ...  as uvmm_disk_open    -EROFS  to be written, and read-only
+ *   -EINVAL       other flags, or another size */
+UVMM_PUBLIC int uvmm_file_open_disk(uvmm_cache *c, const char *disk, int flags,
+				    uvmm_file **out);
 /* Frees the handle, whatever it returns: an error of writing back that no call of this
  * handle has reported. Does not wait for anything to be written. */
 UVMM_PUBLIC int uvmm_file_close(uvmm_file *f);
