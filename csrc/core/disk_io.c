@@ -240,10 +240,13 @@ static void tell(struct disk_io *d)
 
 static void wait_for_some(struct disk_io *d)
 {
-	struct __kernel_timespec t = { .tv_sec = DISK_TIDY_NS / NS_PER_S };
+	uint64_t ns = disk_wait_ns(d);
+	struct __kernel_timespec t = {
+		.tv_sec = (long long)(ns / NS_PER_S), .tv_nsec = (long long)(ns % NS_PER_S),
+	};
 	struct io_uring_cqe *cqe;
 
-	if (d->g->low.fd < 0)
+	if (ns == UINT64_MAX)
 		io_uring_submit_and_wait(&d->uring, 1);
 	else
 		io_uring_submit_and_wait_timeout(&d->uring, &cqe, 1, &t, NULL);
@@ -266,6 +269,7 @@ static void serve(struct disk_io *d)
 	while (reap(d))
 		tell(d);
 	io_uring_submit(&d->uring);
+	disk_tell_reads(d);
 	disk_lower_hot(d);
 	disk_tidy(d);
 }

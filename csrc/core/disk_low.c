@@ -4,6 +4,8 @@
 
 #include <errno.h>
 
+#include "share.h"
+
 #define COLD_MS 1000u           /* not held for so long: may leave low memory for others */
 
 static int register_chunk(void *arg, uint32_t chunk, void *at)
@@ -39,6 +41,39 @@ static int alloc_low(struct disk_io *d, const struct hot *h, uint64_t *first)
 	return rc;
 }
 
+/* What of the chunk is shared, or was and is split since, is called home. How many pages. */
+static uint64_t call_home(struct disk_io *d, uint64_t lo, uint64_t hi)
+{
+	uint64_t only[UVMM_CHUNK_PAGES / 64] = { 0 }, chunk = lo / UVMM_CHUNK_PAGES, pages = 0;
+
+	if (!pmap_chunk_away(&d->g->pmap, chunk))
+		return 0;
+	for (; lo < hi; lo++) {
+		enum page_state s = pmap_state(pmap_get(&d->g->pmap, lo));
+
+		if (s == PAGE_SHARED || s == PAGE_SPLIT) {
+			only[lo % UVMM_CHUNK_PAGES / 64] |= 1ull << (lo % 64);
+			pages++;
+		}
+	}
+	if (pages)
+		share_home(d->e, d->g, chunk, only, true, &d->home, &pages);
+	return pages;
+}
+
+/* Some of it was elsewhere. It moves when it is hot again. */
+static bool comes_home(struct disk_io *d, const struct hot *h)
+{
+	uint64_t at = h->ppn, end = h->ppn + h->pages, to, pages = 0;
+
+	for (; at < end; at = to) {
+		to = (at / UVMM_CHUNK_PAGES + 1) * UVMM_CHUNK_PAGES;
+		to = to < end ? to : end;
+		pages += call_home(d, at, to);
+	}
+	return pages;
+}
+
 void disk_lower_hot(struct disk_io *d)
 {
 	uint32_t n = d->hots;
@@ -52,7 +87,8 @@ void disk_lower_hot(struct disk_io *d)
 
 		/* Done, or for later: not at each request from now on. */
 		heat_restart(&d->heat, h->ppn, h->pages);
-		if (pmap_state(pmap_get(&d->g->pmap, h->ppn)) != PAGE_LOW &&
+		if (!comes_home(d, h) &&
+		    pmap_state(pmap_get(&d->g->pmap, h->ppn)) != PAGE_LOW &&
 		    !alloc_low(d, h, &first))
 			low_lower(d->e, d->g, h->ppn, h->pages, first);
 	}
@@ -81,20 +117,6 @@ void disk_tidy(struct disk_io *d)
 	guest_leave(d->g);
 }
 
-/* Others read the same blocks, most likely, of an image that nobody may write: all of its pages
- * are looked up at once. Not those of a buffer that was read into before: they would only be
- * split again. */
-static void note_read(struct disk_io *d, const struct job *j,
-		      const struct uvmm_disk_segment *s, uint8_t copies)
-{
-	uint64_t lo = (s->address + UVMM_PAGE_SIZE - 1) >> UVMM_PAGE_SHIFT;
-	uint64_t hi = (s->address + s->bytes) >> UVMM_PAGE_SHIFT;
-
-	if (copies == 1 && lo < hi && j->q.head.op == UVMM_DISK_READ &&
-	    d->g->disks.limit[j->q.head.disk].read_only)
-		scanner_note_read(d->e, d->g, lo, hi - lo);
-}
-
 void disk_note_heat(struct disk_io *d, const struct job *j)
 {
 	uint32_t after = d->e->cfg.remap_after;
@@ -107,7 +129,7 @@ void disk_note_heat(struct disk_io *d, const struct job *j)
 		uint32_t pages = disk_pages_of(s->address, s->bytes);
 		uint8_t copies = heat_add(&d->heat, ppn, pages, now);
 
-		note_read(d, j, s, copies);
+		disk_note_read(d, j, s, copies);
 		if (after && copies >= after && d->hots < HOT_MAX && pages <= LOW_RUN_PAGES_MAX)
 			d->hot[d->hots++] = (struct hot){ ppn, pages };
 	}

@@ -2,7 +2,7 @@
  *
  * disk_parts - what the files of the disk thread have in common: disk_io.c (requests, and the
  * thread's life), disk_piece.c (memory for a part of a request), disk_low.c (what moves into low
- * memory). All calls are the thread's own, but for disk_arrange_pieces, before it runs.
+ * memory), disk_reads.c (what others may have read, too). All calls are the thread's own, but for disk_arrange_pieces, before it runs.
  */
 #ifndef DISK_PARTS_H
 #define DISK_PARTS_H
@@ -16,6 +16,7 @@
 #include "disk_io.h"
 #include "engine.h"
 #include "heat.h"
+#include "share.h"
 
 #define SMALL_BYTES 8192u
 #define SMALLS 256u
@@ -26,6 +27,7 @@
 #define PIECES (SMALLS + LARGES + DIRECTS)
 #define TIDY_NS NS_PER_S
 #define HOT_MAX 16u
+#define READS_MAX 256u
 #define DISK_TIDY_NS NS_PER_S
 
 struct job {
@@ -58,6 +60,11 @@ struct hot {
 	uint32_t pages;
 };
 
+/* Whole pages that were read. */
+struct read_note {
+	uint64_t ppn, pages, due_ns;
+};
+
 struct disk_io {
 	/* Immutable while the thread runs. */
 	struct uvmm_engine *e;
@@ -80,6 +87,9 @@ struct disk_io {
 	struct hot hot[HOT_MAX];
 	uint32_t hots;
 	uint64_t tidy_ns;
+	struct read_note read[READS_MAX];       /* the oldest is reads_begin, modulo */
+	uint64_t reads_begin, reads_end;
+	struct share_buffer home;               /* for what is called home */
 };
 
 static inline void disk_count(_Atomic uint64_t *counter, uint64_t n)
@@ -107,6 +117,15 @@ void disk_send_piece(struct disk_io *d, struct piece *p);
 /* The bytes of a piece, between its buffer and the guest; none of a direct one's.
  *   -ESRCH, or as transfer.h says */
 int disk_copy_piece(struct disk_io *d, const struct piece *p, bool to_guest);
+
+/* Others read the same blocks, most likely, of an image that nobody may write: what was read from one
+ * is looked up by the scanner as soon as it has rested for a tenth of a second. Not what was
+ * read into before, or is again by then: it would only be split. */
+void disk_note_read(struct disk_io *d, const struct job *j, const struct uvmm_disk_segment *s,
+		    uint8_t copies);
+void disk_tell_reads(struct disk_io *d);
+/* How long there is nothing to do if no request comes; UINT64_MAX: for ever. */
+uint64_t disk_wait_ns(const struct disk_io *d);
 
 /* With low memory, if the guest may have any; else everything is copied. */
 void disk_open_low(struct disk_io *d);

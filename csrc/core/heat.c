@@ -103,6 +103,15 @@ uint8_t heat_add(struct heat *h, uint64_t ppn, uint32_t n, uint64_t now_ns)
 	return least;
 }
 
+uint8_t heat_most(const struct heat *h, uint64_t ppn, uint64_t n)
+{
+	uint8_t most = 0;
+
+	for (; n; n--, ppn++)
+		most = h->count[ppn] > most ? h->count[ppn] : most;
+	return most;
+}
+
 void heat_restart(struct heat *h, uint64_t ppn, uint32_t n)
 {
 	uint64_t chunk;

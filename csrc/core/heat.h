@@ -26,6 +26,8 @@ int heat_init(struct heat *h, uint64_t pages);
 void heat_fini(struct heat *h);
 /* Pages [ppn, ppn + n) were copied; the smallest count of them with this one. */
 uint8_t heat_add(struct heat *h, uint64_t ppn, uint32_t n, uint64_t now_ns);
+/* The largest count of them, as of the last copy in their chunks. */
+uint8_t heat_most(const struct heat *h, uint64_t ppn, uint64_t n);
 /* They start again, as pages that were copied once. */
 void heat_restart(struct heat *h, uint64_t ppn, uint32_t n);
 

@@ -234,6 +234,8 @@ static int pause_stores(struct bench *b, uint64_t ms)
 	static struct writer w;
 	int rc;
 
+	/* Not what comes first of all: memory. */
+	memset(b->memory, 1, b->depth * b->block);
 	w.stop = false;
 	w.buffer = b->memory;
 	w.bytes = b->block;
