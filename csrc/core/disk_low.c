@@ -6,6 +6,7 @@
 
 #include "share.h"
 
+#define HOME_PAGES 32u
 #define COLD_MS 1000u           /* not held for so long: may leave low memory for others */
 
 static int register_chunk(void *arg, uint32_t chunk, void *at)
@@ -41,14 +42,15 @@ static int alloc_low(struct disk_io *d, const struct hot *h, uint64_t *first)
 	return rc;
 }
 
-/* What of the chunk is shared, or was and is split since, is called home. How many pages. */
+/* What of the chunk is shared, or was and is split since, is called home: a few pages at a time,
+ * since writers wait for all of them. How many. */
 static uint64_t call_home(struct disk_io *d, uint64_t lo, uint64_t hi)
 {
 	uint64_t only[UVMM_CHUNK_PAGES / 64] = { 0 }, chunk = lo / UVMM_CHUNK_PAGES, pages = 0;
 
 	if (!pmap_chunk_away(&d->g->pmap, chunk))
 		return 0;
-	for (; lo < hi; lo++) {
+	for (; lo < hi && pages < HOME_PAGES; lo++) {
 		enum page_state s = pmap_state(pmap_get(&d->g->pmap, lo));
 
 		if (s == PAGE_SHARED || s == PAGE_SPLIT) {
@@ -66,10 +68,10 @@ static bool comes_home(struct disk_io *d, const struct hot *h)
 {
 	uint64_t at = h->ppn, end = h->ppn + h->pages, to, pages = 0;
 
-	for (; at < end; at = to) {
+	for (; at < end && !pages; at = to) {
 		to = (at / UVMM_CHUNK_PAGES + 1) * UVMM_CHUNK_PAGES;
 		to = to < end ? to : end;
-		pages += call_home(d, at, to);
+		pages = call_home(d, at, to);
 	}
 	return pages;
 }

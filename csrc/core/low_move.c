@@ -110,6 +110,19 @@ static uint32_t claim_pages(const struct moving *m, struct uvmm_remap *r)
 	return n;
 }
 
+/* The chunks are not mapped as large pages from now on: the agent protects a few pages of
+ * them at a time, and would break those in a race with whoever uses them. */
+static void break_chunks(const struct moving *m)
+{
+	static const uint64_t none[CHUNK / 64];
+	uint64_t c;
+
+	for (c = first_chunk(m); c < end_chunk(m); c++) {
+		activity_breaks(m->g, c);
+		activity_break(m->g, c, none, false);
+	}
+}
+
 /* With the agent attending. *rest: pages that were not claimed, from the last on. */
 static int order_move(const struct moving *m, uint32_t *claimed)
 {
@@ -123,6 +136,8 @@ static int order_move(const struct moving *m, uint32_t *claimed)
 		return -EAGAIN;
 	}
 	m->g->order.low = true;
+	if (m->in)
+		break_chunks(m);
 	*claimed = claim_pages(m, r);
 	release_chunks(m, end_chunk(m));
 	if (r->runs && (!m->in || *claimed == m->pages) && !share_may_not_order(m->g) &&

@@ -66,44 +66,62 @@ static int watch(const struct lower *l, const struct uvmm_remap_run *run)
 	return (int)raw_call(SYS_ioctl, l->userfault, (long)UFFDIO_REGISTER, (long)&reg, 0, 0, 0);
 }
 
-/* Copies the run, from where it is to the stage, and puts that in its place. */
-static int move(const struct lower *l, const struct uvmm_remap_run *run, char *stage,
+/* Two mappings of where the run goes: one to copy to, and one that is put in its place. That one
+ * has no pages mapped yet, as moving these would take most of the time that writers wait. */
+struct stage {
+	char *copy, *bare;
+};
+
+static void unmap_stage(const struct stage *s, size_t bytes)
+{
+	if (!raw_failed(s->copy))
+		raw_munmap(s->copy, bytes);
+	if (!raw_failed(s->bare))
+		raw_munmap(s->bare, bytes);
+}
+
+/* Copies the run, from where it is, and puts the stage in its place. That is gone then, in
+ * any case. */
+static int move(const struct lower *l, const struct uvmm_remap_run *run, struct stage *s,
 		const char *from, bool away)
 {
+	size_t bytes = bytes_of(run->pages);
 	int rc = protect(l, run, true);
 
-	if (rc) {
-		raw_munmap(stage, bytes_of(run->pages));
-		return rc;
+	if (!rc) {
+		memcpy(s->copy, from, bytes);
+		rc = remap_commit(l->r, s->bare, run->ppn, run->pages);
+		s->bare = MAP_FAILED;
+		if (rc)
+			protect(l, run, false);
 	}
-	memcpy(stage, from, bytes_of(run->pages));
-	rc = remap_commit(l->r, stage, run->ppn, run->pages);
-	if (rc) {
-		protect(l, run, false);
-		return rc;
+	if (!rc) {
+		remap_mark(l->r, run->ppn, run->pages, away);
+		wake(l, run);
 	}
-	remap_mark(l->r, run->ppn, run->pages, away);
-	wake(l, run);
-	return 0;
+	unmap_stage(s, bytes);
+	return rc;
+}
+
+static char *map_low(const struct lower *l, const struct uvmm_remap_run *run, int flags)
+{
+	return raw_mmap(NULL, bytes_of(run->pages), PROT_READ | PROT_WRITE, MAP_SHARED | flags,
+			l->low->fd, (off_t)bytes_of(run->frame));
 }
 
 static int lower_run(const struct lower *l, const struct uvmm_remap_run *run)
 {
 	size_t bytes = bytes_of(run->pages);
-	char *stage = raw_mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
-			       l->low->fd, (off_t)bytes_of(run->frame));
-	char *home;
+	struct stage s = { map_low(l, run, MAP_POPULATE), map_low(l, run, 0) };
+	char *home = remap_copy_of_home(l->r, run->ppn, run->pages);
 	int rc = -1;
 
-	if (raw_failed(stage))
-		return rc;
-	home = remap_copy_of_home(l->r, run->ppn, run->pages);
-	if (raw_failed(home) || raw_madvise(stage, bytes, MADV_DONTFORK) ||
-	    !kept_is_ours(l->low) || raw_mprotect(home, bytes, PROT_READ) ||
-	    raw_madvise(home, bytes, MADV_POPULATE_READ))
-		raw_munmap(stage, bytes);
+	if (raw_failed(s.copy) || raw_failed(s.bare) || raw_failed(home) ||
+	    raw_madvise(s.bare, bytes, MADV_DONTFORK) || !kept_is_ours(l->low) ||
+	    raw_mprotect(home, bytes, PROT_READ) || raw_madvise(home, bytes, MADV_POPULATE_READ))
+		unmap_stage(&s, bytes);
 	else
-		rc = move(l, run, stage, home, true);
+		rc = move(l, run, &s, home, true);
 	if (!raw_failed(home))
 		raw_munmap(home, bytes);
 	return rc;
@@ -112,16 +130,17 @@ static int lower_run(const struct lower *l, const struct uvmm_remap_run *run)
 static int raise_run(const struct lower *l, const struct uvmm_remap_run *run)
 {
 	size_t bytes = bytes_of(run->pages);
-	char *stage = remap_copy_of_home(l->r, run->ppn, run->pages);
+	struct stage s = { remap_copy_of_home(l->r, run->ppn, run->pages),
+			   remap_copy_of_home(l->r, run->ppn, run->pages) };
+	int rw = PROT_READ | PROT_WRITE;
 
-	if (raw_failed(stage))
-		return -1;
-	if (raw_mprotect(stage, bytes, PROT_READ | PROT_WRITE) ||
-	    raw_madvise(stage, bytes, MADV_POPULATE_WRITE) || watch(l, run)) {
-		raw_munmap(stage, bytes);
+	if (raw_failed(s.copy) || raw_failed(s.bare) || raw_mprotect(s.copy, bytes, rw) ||
+	    raw_mprotect(s.bare, bytes, rw) || raw_madvise(s.copy, bytes, MADV_POPULATE_WRITE) ||
+	    watch(l, run)) {
+		unmap_stage(&s, bytes);
 		return -1;
 	}
-	return move(l, run, stage, place(l, run->ppn), false);
+	return move(l, run, &s, place(l, run->ppn), false);
 }
 
 static bool serve_run(const struct lower *l, const struct uvmm_remap_run *run)
