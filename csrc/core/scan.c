@@ -16,6 +16,7 @@
 #define PRINT_ZERO 2u           /* of a page of zeros */
 #define VIEW_MIN 16u            /* pages: fewer are read faster than mapped */
 #define SAMPLE_BYTES 64u
+#define LINE_BYTES 64u          /* of a CPU's cache */
 
 /* A page of any guest of the group. */
 struct elsewhere {
@@ -191,7 +192,8 @@ static uint64_t find_twin(struct scan *s, uint64_t ppn, const uint64_t hash[2])
 	return FRAME_NONE;
 }
 
-static void look_up(struct scan *s, uint64_t ppn, const char *page)
+/* True: the page is to become a frame. */
+static bool look_up(struct scan *s, uint64_t ppn, const char *page)
 {
 	uint64_t hash[2], frame;
 
@@ -199,8 +201,10 @@ static void look_up(struct scan *s, uint64_t ppn, const char *page)
 	frame = find_frame(s->group, hash[0], page);
 	if (frame == FRAME_NONE)
 		frame = find_twin(s, ppn, hash);
-	if (frame != FRAME_NONE)
-		s->b->own[s->b->owns++] = (struct share_page){ ppn, frame };
+	if (frame == FRAME_NONE)
+		return false;
+	s->b->own[s->b->owns++] = (struct share_page){ ppn, frame };
+	return true;
 }
 
 static uint32_t print_of(const char *page)
@@ -217,17 +221,29 @@ static bool is_young(const struct scan *s)
 	return s->g->sharing.pass.passes < SCAN_YOUNG_PASSES && !s->e->scanner.modest;
 }
 
+/* A page that was never looked at: without a print if it is shared. */
+static void look_first(struct scan *s, uint64_t ppn, const char *page)
+{
+	if (!look_up(s, ppn, page))
+		atomic_store_explicit(&s->g->sharing.prints[ppn], print_of(page) | PRINT_KNOWN,
+				      memory_order_relaxed);
+}
+
 static void look(struct scan *s, uint64_t ppn, const char *page)
 {
 	_Atomic uint32_t *at = &s->g->sharing.prints[ppn];
-	uint32_t former = atomic_load_explicit(at, memory_order_relaxed);
-	bool zero = uvmm_is_zero(page, UVMM_PAGE_SIZE);
-	uint32_t print = zero ? PRINT_ZERO : print_of(page);
-	bool same = (former & ~PRINT_KNOWN) == print;
+	uint32_t former = atomic_load_explicit(at, memory_order_relaxed), print;
+	bool zero = uvmm_is_zero(page, UVMM_PAGE_SIZE), same;
 
+	if (!former && !zero && (s->all || is_young(s))) {
+		look_first(s, ppn, page);
+		return;
+	}
+	print = zero ? PRINT_ZERO : print_of(page);
+	same = (former & ~PRINT_KNOWN) == print;
 	if (same && former & PRINT_KNOWN)
 		return;
-	if (!s->all && !same && (former || zero || !is_young(s))) {
+	if (!s->all && !same) {
 		atomic_store_explicit(at, print, memory_order_relaxed);
 		return;
 	}
@@ -241,13 +257,24 @@ static void look(struct scan *s, uint64_t ppn, const char *page)
 
 /* --- reading ------------------------------------------------------------------- */
 
+/* Hashing waits for memory else. */
+static void fetch(const char *page)
+{
+	unsigned at;
+
+	for (at = 0; at < UVMM_PAGE_SIZE; at += LINE_BYTES)
+		__builtin_prefetch(page + at);
+}
+
 static void look_at(struct scan *s, uint64_t lo, uint64_t n, const char *pages)
 {
 	uint64_t i;
 
-	for (i = 0; i < n; i++)
+	for (i = 0; i < n; i++) {
+		fetch(pages + i * UVMM_PAGE_SIZE);
 		if (is_plain(s->g, lo + i))
 			look(s, lo + i, pages + i * UVMM_PAGE_SIZE);
+	}
 }
 
 /* In place. A mapping of a hole would allocate it, and what is stored would be zeros: but
