@@ -86,23 +86,6 @@ def test_blocks_read_by_several_are_one_frame(
         ended(guest)
 
 
-def test_what_is_written_is_not_looked_up(slow: Scratch, tmp_path: Path, image: Path) -> None:
-    """A disk that one guest may write has nothing in common with others."""
-    guest = start(slow, tmp_path, "guest", f"""
-        disk = guest.disk("data")
-        block = guest.allocate({IMAGE_MIB} << 20)
-        disk.read_into(block.memory, 0)
-        say("read")
-        hear()
-    """, f"data={image}")
-    assert heard(guest) == "read"
-    time.sleep(0.5)
-    (told,) = slow.request("GET", "/v1/stats")["guests"]
-    assert told["share_scanned_pages"] < IMAGE_MIB * MIB // 4096 // 2
-    tell(guest)
-    ended(guest)
-
-
 def test_the_file_cache_on_a_disk(scratch: Scratch, tmp_path: Path, image: Path) -> None:
     content = image.read_bytes()
     guest = start(scratch, tmp_path, "cached", f"""
