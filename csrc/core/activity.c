@@ -374,8 +374,7 @@ static int make_table(struct guest *g, uint64_t ppn)
 	done = uffd_protect(g->uffd, guest_addr(g, ppn), UVMM_PAGE_SIZE) == UFFD_OK;
 	if (done)
 		uffd_unprotect(g->uffd, guest_addr(g, ppn), UVMM_PAGE_SIZE);
-	guest_join_page(g, ppn);
-	return done ? 0 : -EAGAIN;
+	return guest_join_page(g, ppn) || !done ? -EAGAIN : 0;
 }
 
 int activity_break(struct guest *g, uint64_t chunk, const uint64_t *left, bool bare)

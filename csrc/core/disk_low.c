@@ -76,6 +76,15 @@ static bool comes_home(struct disk_io *d, const struct hot *h)
 	return pages;
 }
 
+/* It is not called home in vain. */
+static bool has_room(struct disk_io *d, const struct hot *h)
+{
+	uint64_t limit = atomic_load(&d->g->low.limit_pages);
+
+	return atomic_load(&d->g->low.pages) + h->pages <= limit ||
+	       (h->pages <= limit && low_raise_cold(d->e, d->g, h->pages, COLD_MS));
+}
+
 void disk_lower_hot(struct disk_io *d)
 {
 	uint32_t n = d->hots;
@@ -89,9 +98,8 @@ void disk_lower_hot(struct disk_io *d)
 
 		/* Done, or for later: not at each request from now on. */
 		heat_restart(&d->heat, h->ppn, h->pages);
-		if (!comes_home(d, h) &&
-		    pmap_state(pmap_get(&d->g->pmap, h->ppn)) != PAGE_LOW &&
-		    !alloc_low(d, h, &first))
+		if (pmap_state(pmap_get(&d->g->pmap, h->ppn)) != PAGE_LOW && has_room(d, h) &&
+		    !comes_home(d, h) && !alloc_low(d, h, &first))
 			low_lower(d->e, d->g, h->ppn, h->pages, first);
 	}
 	guest_leave(d->g);
@@ -132,7 +140,8 @@ void disk_note_heat(struct disk_io *d, const struct job *j)
 		uint8_t copies = heat_add(&d->heat, ppn, pages, now);
 
 		disk_note_read(d, j, s, copies);
-		if (after && copies >= after && d->hots < HOT_MAX && pages <= LOW_RUN_PAGES_MAX)
+		if (after && d->g->low.fd >= 0 && copies >= after && d->hots < HOT_MAX &&
+		    pages <= LOW_RUN_PAGES_MAX)
 			d->hot[d->hots++] = (struct hot){ ppn, pages };
 	}
 }

@@ -194,9 +194,9 @@ void guest_open_chunk(struct guest *g, uint64_t chunk);
 int guest_watch_again(struct guest *g, uint64_t ppn, uint64_t pages);
 /* The page has a mapping of its own until it is joined again: meanwhile its chunk cannot
  * become a large page, whoever faults in it. By who holds the chunk's busy bit, while it
- * is not shielded.  -EAGAIN */
+ * is not shielded.  -EAGAIN; of joining: the page is not watched until its chunk is armed */
 int guest_part_page(struct guest *g, uint64_t ppn);
-void guest_join_page(struct guest *g, uint64_t ppn);
+int guest_join_page(struct guest *g, uint64_t ppn);
 /* Opens every chunk without absent pages that nobody holds, of all or of n chunks. */
 void guest_open_idle(struct guest *g);
 void guest_open_idle_chunks(struct guest *g, uint64_t chunk, uint64_t n);

@@ -176,12 +176,19 @@ int guest_part_page(struct guest *g, uint64_t ppn)
 	return res == UFFD_OK ? 0 : -EAGAIN;
 }
 
-void guest_join_page(struct guest *g, uint64_t ppn)
+int guest_join_page(struct guest *g, uint64_t ppn)
 {
+	_Atomic uint8_t *arms = &g->armed[ppn / UVMM_CHUNK_PAGES];
+	enum uffd_result res;
+
 	lock(&g->arm_lock);
 	uffd_unregister(g->uffd, guest_addr(g, ppn), UVMM_PAGE_SIZE);
-	register_range(g, ppn, 1, g->armed[ppn / UVMM_CHUNK_PAGES]);
+	res = register_range(g, ppn, 1, atomic_load(arms));
+	/* Whoever arms the chunk next does all of it. */
+	if (res != UFFD_OK)
+		atomic_store(arms, CHUNK_OPEN);
 	unlock(&g->arm_lock);
+	return res == UFFD_OK ? 0 : -EAGAIN;
 }
 
 /* Takes the chunk if it is armed in vain. */

@@ -17,7 +17,7 @@
 #define YIELD_MIN 64u                   /* one page of so many: worth another pass soon */
 #define GROWN 16u                       /* by one part of so many: like new */
 #define SAVED_NS ((int64_t)NS_PER_S)    /* of CPU time not used */
-#define BORROWED_NS ((int64_t)(NS_PER_S / 4))   /* for what was just read */
+#define READS_SAVED_NS ((int64_t)(NS_PER_S / 4))        /* for what was just read */
 #define FULL 1024u                      /* a yield that is worth the whole budget: */
 #define FULL_ONE_IN 4u                  /* one page of so many */
 #define LEAST (FULL / 8)
@@ -308,23 +308,40 @@ static void scan_read_pages(struct uvmm_engine *e, const struct scan_read *r)
 	guest_leave(r->g);
 }
 
-/* Those before the pages that are read meanwhile. */
-static void scan_reads(struct uvmm_engine *e)
+static bool is_stopped(struct scanner *s)
+{
+	bool stop;
+
+	lock(&s->lock);
+	stop = s->stop;
+	unlock(&s->lock);
+	return stop;
+}
+
+/* Those before the pages that are read meanwhile, as far as the CPU time goes that is left for
+ * them; how much it took. */
+static int64_t scan_reads(struct uvmm_engine *e, int64_t left_ns)
 {
 	struct scanner *s = &e->scanner;
 	struct scan_read read[SCAN_READS_MAX];
+	int64_t begun = (int64_t)clock_thread_ns();
 	size_t n, i;
 
+	if (left_ns <= 0)
+		return 0;
 	lock(&s->lock);
 	n = s->reads;
 	memcpy(read, s->read, n * sizeof(*read));
 	s->reads = 0;
 	unlock(&s->lock);
-	for (i = 0; i < n && !atomic_load(&s->asked); i++)
+	for (i = 0; i < n && !atomic_load(&s->asked) && !is_stopped(s) &&
+		    (int64_t)clock_thread_ns() - begun < left_ns; i++)
 		scan_read_pages(e, &read[i]);
+	return (int64_t)clock_thread_ns() - begun;
 }
 
-static bool pause_ns(struct scanner *s, uint64_t ns)
+/* False: it is to stop. Ends early for what was read, if there is CPU time for that. */
+static bool pause_ns(struct scanner *s, uint64_t ns, bool for_reads)
 {
 	uint64_t until = clock_ns() + ns;
 	struct timespec t = {
@@ -334,7 +351,7 @@ static bool pause_ns(struct scanner *s, uint64_t ns)
 	bool stop;
 
 	lock(&s->lock);
-	while (!s->stop && !s->hurry && clock_ns() < until)
+	while (!s->stop && !(s->hurry && for_reads) && clock_ns() < until)
 		pthread_cond_timedwait(&s->wake, &s->lock, &t);
 	stop = s->stop;
 	s->hurry = false;
@@ -355,17 +372,23 @@ static uint64_t budget_permille(const struct scanner *s)
 struct budget {
 	uint64_t at_ns, answers_ns;
 	int64_t credit_ns;
+	int64_t reads_ns;       /* for what was just read: a budget of its own */
 };
 
 /* What was earned since it was last called, less what was used, here and by who heard
  * the agents' answers. */
-static void settle(struct uvmm_engine *e, struct budget *b, uint64_t used_ns)
+static void settle(struct uvmm_engine *e, struct budget *b, uint64_t used_ns, int64_t reads_ns)
 {
 	uint64_t now = clock_ns(), answers = atomic_load(&e->sharing.answers_ns);
 	uint64_t earned = (now - b->at_ns) * budget_permille(&e->scanner) / 1000;
 	int64_t most = SAVED_NS * e->scanner.worth / FULL / (e->scanner.modest ? MODEST : 1);
 
-	b->credit_ns += (int64_t)earned - (int64_t)(used_ns + answers - b->answers_ns);
+	b->reads_ns += (int64_t)((now - b->at_ns) * atomic_load(&e->scanner.cpu_permille) / 1000) -
+		       reads_ns;
+	if (b->reads_ns > READS_SAVED_NS)
+		b->reads_ns = READS_SAVED_NS;
+	b->credit_ns += (int64_t)earned + reads_ns -
+			(int64_t)(used_ns + answers - b->answers_ns);
 	if (b->credit_ns > most)
 		b->credit_ns = most;
 	b->at_ns = now;
@@ -390,20 +413,20 @@ static void *scanner_main(void *arg)
 {
 	struct uvmm_engine *e = arg;
 	struct scanner *s = &e->scanner;
-	struct budget b = { .at_ns = clock_ns() };
+	struct budget b = { .at_ns = clock_ns(), .reads_ns = READS_SAVED_NS };
+	int64_t reads_ns;
 	uint64_t since = clock_thread_ns(), until, wait = IDLE_NS;
 	bool found;
 
 	pthread_setname_np(pthread_self(), "uvmm-scanner");
-	while (pause_ns(s, wait)) {
+	while (pause_ns(s, wait, b.reads_ns > 0)) {
 		look_after_all(e);
 		s->modest = cpus_are_busy(&s->cpus, clock_ns()) && is_roomy(&e->pressure);
-		if (b.credit_ns > -BORROWED_NS)
-			scan_reads(e);
+		reads_ns = scan_reads(e, b.reads_ns);
 		found = atomic_load(&s->cpu_permille) && b.credit_ns > 0 &&
 			!atomic_load(&s->asked) && scan_next(e);
 		until = clock_thread_ns();
-		settle(e, &b, until - since);
+		settle(e, &b, until - since, reads_ns);
 		wait = next_wait_ns(s, &b, found, until - since);
 		since = until;
 	}

@@ -63,8 +63,8 @@ void scanner_pass(struct uvmm_engine *e, struct guest *g, struct scan_buffer *b,
 		  struct scan_result *r);
 
 /* The guest, whom the caller has entered, has just read them from an image that others may
- * read as well: they are looked up before anything else, on credit of the budget; if there
- * is too much of it, the next pass finds them. */
+ * read as well: they are looked up before anything else, with a budget of its own, which is as
+ * large; if there is too much of it, the next pass finds them. */
 void scanner_note_read(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint64_t pages);
 
 #endif /* SCANNER_H */

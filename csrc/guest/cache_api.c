@@ -232,8 +232,11 @@ int uvmm_file_open_disk(uvmm_cache *c, const char *disk, int flags, uvmm_file **
 		uvmm_disk_close(d);
 		return guest_fail(-EROFS, "disk %s is read-only", disk);
 	}
-	cache_disk_open(d, &backend);
-	rc = cache_file_open_own(c, d->number, &backend, d->size_bytes, flags, out);
+	rc = cache_disk_open(d, &backend);
+	if (rc)
+		uvmm_disk_close(d);
+	else
+		rc = cache_file_open_own(c, d->number, &backend, d->size_bytes, flags, out);
 	return (int)told(rc, disk);
 }
 

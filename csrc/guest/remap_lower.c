@@ -117,6 +117,7 @@ static int lower_run(const struct lower *l, const struct uvmm_remap_run *run)
 	int rc = -1;
 
 	if (raw_failed(s.copy) || raw_failed(s.bare) || raw_failed(home) ||
+	    raw_madvise(s.copy, bytes, MADV_DONTFORK) ||
 	    raw_madvise(s.bare, bytes, MADV_DONTFORK) || !kept_is_ours(l->low) ||
 	    raw_mprotect(home, bytes, PROT_READ) || raw_madvise(home, bytes, MADV_POPULATE_READ))
 		unmap_stage(&s, bytes);

@@ -193,10 +193,14 @@ static bool is_ignored(int advice)
  * mapping or is none. */
 static int advise_large(char *at, size_t bytes)
 {
-	size_t before = (uintptr_t)at % UVMM_CHUNK_SIZE;
+	size_t before = (uintptr_t)at % UVMM_CHUNK_SIZE, clipped;
 	size_t chunks = (before + bytes + UVMM_CHUNK_SIZE - 1) / UVMM_CHUNK_SIZE;
+	char *from;
 
-	space_clip(at - before, chunks * UVMM_CHUNK_SIZE, &at, &bytes);
+	/* What is mapped around it may take no such advice. */
+	if (space_clip(at - before, chunks * UVMM_CHUNK_SIZE, &from, &clipped) &&
+	    !space_is_lost(from, clipped) && !raw_madvise(from, clipped, MADV_HUGEPAGE))
+		return 0;
 	return raw_madvise(at, bytes, MADV_HUGEPAGE);
 }
 

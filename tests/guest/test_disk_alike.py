@@ -149,3 +149,33 @@ def test_the_file_cache_on_a_disk_that_is_read(
         say("done")
     """, f"data={odd},ro")
     assert "done" in ended(guest)
+
+
+def test_the_file_cache_on_a_disk_without_memory(
+    scratch: Scratch, tmp_path: Path, image: Path
+) -> None:
+    guest = start(scratch, tmp_path, "full", f"""
+        model = bytearray(open({str(image)!r}, "rb").read())
+        with guest.cache(max_bytes=1 << 20) as cache, cache.open_disk("data", "r+b") as file:
+            kept, size = [], 16 << 20
+            while size >= 4096:
+                try:
+                    kept.append(guest.allocate(size))
+                except guestlib.GuestError:
+                    size //= 2
+            rng = np.random.default_rng(2)
+            for turn in range(60):
+                size = int(rng.integers(1, 300000))
+                at = int(rng.integers(0, len(model) - size))
+                assert file.pread(size, at) == model[at : at + size], turn
+                data = rng.bytes(size)
+                assert file.pwrite(data, at) == size
+                model[at : at + size] = data
+            file.flush()
+            with open(sys.argv[0] + ".model", "wb") as copy:
+                copy.write(model)
+            say("full", len(kept))
+            del kept
+    """, f"data={image}", max_mib=32)
+    assert "full" in ended(guest)
+    assert image.read_bytes() == (tmp_path / "full.py.model").read_bytes()
