@@ -27,11 +27,11 @@
 #include <string.h>
 #include <time.h>
 
+#include "dice.h"
 #include "uvmm/disk.h"
 
 #define PAGE_BYTES 4096u
 #define DEPTH_MAX 4096u
-#define NS_PER_S 1000000000ull
 #define NS_PER_MS 1000000ull
 #define TIMES 64u               /* reads of a buffer in a row, of `pause` */
 #define HELD_UP_NS 5000u        /* longer than a store that waits for nothing but the cache */
@@ -56,22 +56,6 @@ struct writer {
 	size_t pauses;
 	uint64_t stores;
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
-
-static uint64_t next(uint64_t *x)
-{
-	*x ^= *x << 13;
-	*x ^= *x >> 7;
-	*x ^= *x << 17;
-	return *x;
-}
 
 static int failed(const char *what, int rc)
 {

@@ -22,32 +22,17 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "dice.h"
+
 #define PAGE_BYTES 4096u
 #define WORDS (PAGE_BYTES / sizeof(uint64_t))
 #define BLOCK_PAGES 256u
 #define BATCH 64u               /* between two looks at what is to be used */
-#define NS_PER_S 1000000000ull
 
 static uint64_t **block;        /* of BLOCK_PAGES each, as programs have many */
 static uint64_t pages;
 static _Atomic uint64_t used, operations;
 static uint64_t checksum;       /* the thread's own */
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
-
-static uint64_t next(uint64_t *x)
-{
-	*x ^= *x << 13;
-	*x ^= *x >> 7;
-	*x ^= *x << 17;
-	return *x;
-}
 
 static uint64_t *page_at(uint64_t i)
 {

@@ -205,7 +205,10 @@ def test_one_writer(
 
 
 def test_pages_anywhere(scratch: Scratch, tmp_path: Path, image: Path) -> None:
-    """Buffers are reclaimed, shared and split while they are read into and written from."""
+    """
+    Buffers are reclaimed, shared and split, and what is free is ballooned, while they are read
+    into and written from.
+    """
     program = f"""
         content = open({str(image)!r}, "rb").read()
         disk = guest.disk("data")
@@ -242,6 +245,7 @@ def test_pages_anywhere(scratch: Scratch, tmp_path: Path, image: Path) -> None:
     while time.monotonic() < until:
         for n in range(2):
             scratch.reclaim(f"page{n}", 100)
+            scratch.balloon(f"page{n}", 40)
             scratch.share()
     for guest in guests:
         assert int(ended(guest).split()[1]) > 0
