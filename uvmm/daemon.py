@@ -67,6 +67,7 @@ class _Member:
     process: Process
     parameters: Parameters
     promised: bool  # its max was named, so it is reserved
+    balloon_wish_pages: int = 0  # what somebody has asked its balloon to be
 
     @property
     def name(self) -> str:
@@ -126,7 +127,10 @@ class Daemon:
             machine, sights = self._engine.look()
             with self._lock:
                 subjects = {
-                    guest_id: Subject(name=member.name, parameters=member.parameters)
+                    guest_id: Subject(
+                        name=member.name, parameters=member.parameters,
+                        balloon_wish_pages=member.balloon_wish_pages,
+                    )
                     for guest_id, member in self._members.items()
                 }
             todo = self._steering.step(machine, sights, subjects, paged)
@@ -285,6 +289,9 @@ class Daemon:
         """
         Ask a guest to give back *size* (100% is its max); returns at once.
 
+        The policy may ask for more. It lets go no more than what is above *size*, until
+        less is asked for here.
+
         Returns:
             The guest's figures of now, with what it is asked for.
 
@@ -301,7 +308,12 @@ class Daemon:
                 f"{_size(pages)} is more than the {_size(guest.balloon_max_pages)} that the "
                 f"balloon of {name} may be"
             )
-        self._engine.set_balloon(guest.id, pages)
+        with self._stepping:  # which would let it go by what it knew before
+            self._engine.set_balloon(guest.id, pages)
+            with self._lock:
+                member = self._members.get(guest.id)
+                if member is not None:
+                    self._members[guest.id] = replace(member, balloon_wish_pages=pages)
         return self.guest(name)
 
     def share_now(self, name: str | None) -> Shared:

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A guest whose memory is steered."""
+    """A guest whose memory is steered; see `GuestSeen.balloon_wish_pages`."""
 
     name: str
     parameters: Parameters
+    balloon_wish_pages: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +129,7 @@ class Steering:
                 guest_seen(
                     sight, subject.name, subject.parameters, tried=one.tried,
                     active=one.watched.activity.estimate, frame_part=part,
+                    balloon_wish_pages=subject.balloon_wish_pages,
                 )
             )
         observed = observation(machine, seen)

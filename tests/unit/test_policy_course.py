@@ -225,6 +225,12 @@ class TestPlan:
         assert planned(seen, 70_000, state=state).orders == (Order(id=1, balloon_pages=5000),)
         assert planned(seen, 80_000, state=state).orders == (Order(id=1, balloon_pages=0),)
 
+    @pytest.mark.parametrize(("wish", "kept"), [(9000, 9000), (3000, 5000), (40_000, 15_000)])
+    def test_what_was_asked_for_is_not_given_back(self, wish: int, kept: int) -> None:
+        guest = replace(self.big, ballooned_pages=15_000, balloon_wish_pages=wish)
+        orders = planned(at(0, guest, free=0), 70_000).orders
+        assert orders == (() if kept == 15_000 else (Order(id=1, balloon_pages=kept),))
+
     def test_a_guest_of_1_gib_is_reclaimed_in_half_a_second(self) -> None:
         """At the first pace 90 % of free memory is asked for within two looks."""
         guest = a_seen(id=1, max_pages=2 * GIB, balloon_max_pages=2 * GIB, held_pages=GIB)

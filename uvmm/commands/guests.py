@@ -125,7 +125,11 @@ def balloon(
     run_dir: RunDirOption = DEFAULT_RUN_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a guest to give memory back, such as 64M or 50% of its max; the policy may differ."""
+    """
+    Ask a guest to give memory back, such as 64M or 50% of its max; 0 lets it have that again.
+
+    The guest takes back what it cannot do without; the policy may ask for more.
+    """
     from uvmm.client import guest_path
     from uvmm.units import format_size
 

@@ -57,7 +57,8 @@ class GuestSeen:
 
     `held_pages` are in machine memory, `touched_pages` have contents, wherever they
     are, `active` is the part of them that is in use (`Activity.estimate`).
-    `balloon_able` is whether its agent answers and takes requests.
+    `balloon_able` is whether its agent answers and takes requests. `balloon_wish_pages` is
+    what somebody has asked its balloon to be; it is not let go below that.
     """
 
     id: int
@@ -68,6 +69,7 @@ class GuestSeen:
     active: float
     ballooned_pages: int = 0
     balloon_able: bool = True
+    balloon_wish_pages: int = 0
     tried: Tried = NOTHING_TRIED
 
     @property

@@ -116,7 +116,7 @@ def glance(
 
 def guest_seen(
     sight: Sight, name: str, parameters: Parameters, *,
-    active: float, tried: Tried, frame_part: float,
+    active: float, tried: Tried, frame_part: float, balloon_wish_pages: int = 0,
 ) -> GuestSeen:
     """
     Return what a policy is told of a guest.
@@ -128,6 +128,7 @@ def guest_seen(
         active: The part of its touched memory that it uses.
         tried: What came of its last orders.
         frame_part: Frames for each page that is shared, on the whole machine.
+        balloon_wish_pages: What somebody has asked its balloon to be.
     """
     framed_pages = round(sight.shared_pages * frame_part)
     touched_pages = (
@@ -142,7 +143,8 @@ def guest_seen(
         id=sight.id, name=name, parameters=parameters,
         held_pages=sight.resident_pages + framed_pages,
         touched_pages=touched_pages, active=active, ballooned_pages=sight.ballooned_pages,
-        balloon_able=bool(sight.balloon_able), tried=tried,
+        balloon_able=bool(sight.balloon_able), balloon_wish_pages=balloon_wish_pages,
+        tried=tried,
     )
 
 

@@ -11,7 +11,8 @@ low guests above their target are blocked besides, each for a bounded time.
 
 Taking by balloon is gradual: each guest has a pace, which doubles while it gives what
 it is asked for and halves when it does not. Giving back is immediate: a guest below
-its target has its balloon let go at once, in every state.
+its target has its balloon let go at once, in every state, but for what somebody has
+asked to be in it. What the guest itself takes out of that is not asked for again.
 
 Units: pages; nanoseconds of one monotonic clock.
 """
@@ -171,7 +172,9 @@ def _ways(
 
 def _let_go(guest: GuestSeen, verdict: Verdict) -> int:
     """Return what its balloon may keep if it grows to its target."""
-    return max(0, guest.ballooned_pages - (verdict.target_pages - guest.held_pages))
+    growth_pages = verdict.target_pages - guest.held_pages
+    kept_pages = max(guest.balloon_wish_pages, guest.ballooned_pages - growth_pages)
+    return min(guest.ballooned_pages, kept_pages)
 
 
 def _paced(track: Track, guest: GuestSeen) -> Track:
