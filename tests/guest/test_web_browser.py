@@ -16,10 +16,19 @@ from tests.guest.conftest import Place, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 CHROMIUM = shutil.which("chromium") or ""
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
 
+READ = """
+import guestlib
+guest = guestlib.attach()
+disk = guest.disk("data")
+block = guest.allocate(1 << 20)
+while True:
+    disk.read_into(block.memory, 0)
+"""
 HOLD = "import os; held = os.urandom({} << 20); print('up', flush=True); input()"
 
 
@@ -43,10 +52,10 @@ def page(place: Place, chromium: Browser) -> Iterator[Browser]:
     for one in running:
         assert one.stdout is not None
         assert one.stdout.readline() == "up\n"
+    chromium.go("about:blank")  # from the page of the last test, whose daemon is gone
     chromium.complaints.clear()
     chromium.requests.clear()
     chromium.resize(1200, 900)
-    chromium.go("about:blank")
     chromium.go(place.uvmm("web").stdout.strip())
     chromium.wait_for("document.querySelectorAll('#rows tr').length === 2")
     yield chromium
@@ -100,6 +109,27 @@ def test_it_shows_what_the_daemon_says(page: Browser, place: Place) -> None:
     third.terminate()
     third.communicate()
     page.wait_for("document.querySelectorAll('#rows tr').length === 2")
+    assert page.complaints == []
+
+
+def test_it_shows_what_disks_do(page: Browser, place: Place, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(1 << 20))
+    reader = place.start(
+        "run", "--name", "reader", "--max", "64M", "--disk", f"data={image},ro", "--",
+        sys.executable, "-c", READ, stdin=subprocess.PIPE,
+    )
+    page.wait_for("document.querySelectorAll('#rows tr').length === 3")
+    titles = page.ask("[...document.querySelectorAll('#titles th')].map((t) => t.innerText)")
+    for column in ("Disk/s", "Low"):
+        page.wait_for(
+            f"parseFloat(document.querySelector('#rows tr[data-name=reader]')"
+            f".children[{titles.index(column)}].innerText) > 0"
+        )
+    # All columns are seen at this width.
+    assert page.ask("document.documentElement.scrollWidth <= window.innerWidth")
+    reader.kill()
+    reader.communicate()
     assert page.complaints == []
 
 

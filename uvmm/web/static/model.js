@@ -46,10 +46,28 @@ export const COLUMNS = [
   sized("Active", "active_bytes", true),
   sized("Min", "min_bytes", true),
   sized("Max", "max_bytes", true),
+  sized("In/s", "in_rate", true),
+  sized("Out/s", "out_rate", true),
+  sized("Disk/s", "disk_rate", true),
+  sized("Copied/s", "copied_rate", true),
+  sized("Low", "low_bytes", true),
   { title: "Shares", wide: true, value: (guest) => guest.shares, text: String },
   { title: "PID", wide: true, value: (guest) => guest.pid, text: String },
 ];
 export const STALL = 1;
+
+// Adds to guests what they do in a second, in bytes, by what was told of them before.
+export function addRates(guests, before, seconds) {
+  const known = new Map(before.map((guest) => [`${guest.pid} ${guest.name}`, guest]));
+  for (const guest of guests) {
+    const then = known.get(`${guest.pid} ${guest.name}`) ?? guest;
+    const rate = (sum) => Math.max(0, sum(guest) - sum(then)) / seconds;
+    guest.in_rate = rate((one) => PAGE_BYTES * one.pages_in);
+    guest.out_rate = rate((one) => PAGE_BYTES * one.pages_out);
+    guest.disk_rate = rate((one) => one.io.read_bytes + one.io.written_bytes);
+    guest.copied_rate = rate((one) => one.io.copied_bytes);
+  }
+}
 
 // Numbers from the largest, words from the first; then by name.
 export function ordered(guests, column, inverted) {

@@ -4,8 +4,8 @@
 
 import { drawChart, drawMap, drawSign, mapLayout } from "./draw.js";
 import {
-  COLUMNS, KINDS, LINES, OWN, Past, STALL, STATES, cellWords, formatPercent, formatSize, headline,
-  mapParts, memoryParts, ordered, swapParts,
+  COLUMNS, KINDS, LINES, OWN, Past, STALL, STATES, addRates, cellWords, formatPercent, formatSize,
+  headline, mapParts, memoryParts, ordered, swapParts,
 } from "./model.js";
 
 const PERIOD_MS = 1000;
@@ -17,7 +17,7 @@ const TOKEN_KEY = "uvmm-token";
 
 const $ = (id) => document.getElementById(id);
 const state = {
-  token: "", figures: null, past: new Past(), pastSince: 0, sorted: STALL, inverted: false,
+  token: "", figures: null, lookedMs: 0, past: new Past(), pastSince: 0, sorted: STALL, inverted: false,
   chosen: null, opened: null, map: null, columns: 1, cell: null, span: SPANS[0][1],
 };
 
@@ -49,7 +49,10 @@ function make(name, words = "", properties = {}) {
 // --- looking -------------------------------------------------------------------
 
 async function look() {
+  const before = state.figures?.guests ?? [], beforeMs = state.lookedMs;
   state.figures = await ask("/v1/stats");
+  state.lookedMs = performance.now();
+  addRates(state.figures.guests, before, Math.max(1, state.lookedMs - beforeMs) / 1000);
   if (Date.now() - state.pastSince > REFRESH_MS) renewPast();
   let told = await ask(`/v1/history?since=${state.past.last}`);
   if (state.past.startedAt !== null && told.started_at !== state.past.startedAt) {
