@@ -38,12 +38,13 @@ SWAPPED = Kind(name="swapped", sign="s", colour="#d0653f")
 FAR = Kind(name="far", sign="f", colour="#a05fb4")
 DAMAGED = Kind(name="damaged", sign="X", colour="#ff3030")
 UNTOUCHED = Kind(name="untouched", sign="·", colour="#606060")
+LOW = Kind(name="low", sign="L", colour="#2aa0a0")
 OWN = Kind(name="uvmm's own", sign="▒", colour="#8a8a8a")
 FREE = Kind(name="free", sign="·", colour="#606060")
 
 # As /v1/guests/NAME/map names them.
 MAP_KINDS = (
-    RESIDENT, SPLIT, SHARED, BALLOONED, COMPRESSED, SWAPPED, FAR, DAMAGED, UNTOUCHED,
+    RESIDENT, SPLIT, SHARED, LOW, BALLOONED, COMPRESSED, SWAPPED, FAR, DAMAGED, UNTOUCHED,
 )
 
 

@@ -177,17 +177,32 @@ static struct guest *shown_locked(struct registry *r, const char *name, uint64_t
 	return NULL;
 }
 
+/* Likewise, whose low memory it is. */
+static struct guest *low_locked(struct registry *r, const char *name, uint64_t ino)
+{
+	size_t i;
+
+	for (i = 0; i < r->slots; i++)
+		if (low_file_is(r->slot[i], name, ino))
+			return r->slot[i];
+	return NULL;
+}
+
 static int find(struct uvmm_engine *e, const char *name, uint64_t ino,
 		struct memfs_file *out)
 {
-	struct guest *g;
+	struct guest *g, *low = NULL;
 
 	lock(&e->registry.lock);
 	g = shown_locked(&e->registry, name, ino);
 	if (g)
 		describe(g, out);
+	else
+		low = low_locked(&e->registry, name, ino);
+	if (low)
+		low_file_describe(low, out);
 	unlock(&e->registry.lock);
-	return g ? 0 : -ENOENT;
+	return g || low ? 0 : -ENOENT;
 }
 
 static int by_name(void *ctx, const char *name, struct memfs_file *out)
@@ -227,14 +242,16 @@ static int backing(void *ctx, uint64_t ino)
 {
 	struct uvmm_engine *e = ctx;
 	struct guest *g;
-	int fd = -ENOENT;
+	int fd = -1;
 
 	lock(&e->registry.lock);
 	g = shown_locked(&e->registry, NULL, ino);
-	if (g) {
-		fd = fcntl(g->memfd, F_DUPFD_CLOEXEC, 0);
-		fd = fd < 0 ? -errno : fd;
-	}
+	if (g)
+		fd = g->memfd;
+	else if ((g = low_locked(&e->registry, NULL, ino)))
+		fd = g->low.fd;
+	fd = fd < 0 ? -ENOENT : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	fd = fd == -1 ? -errno : fd;
 	unlock(&e->registry.lock);
 	return fd;
 }

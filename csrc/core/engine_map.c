@@ -9,7 +9,7 @@
 #include "engine.h"
 #include "machine.h"
 
-_Static_assert(UVMM_MAP_STATES == UVMM_MAP_UNTOUCHED + 1, "a state has no column");
+_Static_assert(UVMM_MAP_STATES == UVMM_MAP_LOW + 1, "a state has no column");
 
 static enum uvmm_map_state state_of_tier(pmap_entry e)
 {
@@ -36,10 +36,11 @@ static enum uvmm_map_state state_of(pmap_entry e)
 	case PAGE_BALLOONED:
 		return UVMM_MAP_BALLOONED;
 	case PAGE_REMAPPING:
-		if (pmap_handle(e) != PMAP_NO_FRAME && !pmap_handle_is_low(pmap_handle(e)))
-			return UVMM_MAP_SHARED;
-		break;
+		if (pmap_handle(e) == PMAP_NO_FRAME)
+			break;
+		return pmap_handle_is_low(pmap_handle(e)) ? UVMM_MAP_LOW : UVMM_MAP_SHARED;
 	case PAGE_LOW:
+		return UVMM_MAP_LOW;
 	case PAGE_PRESENT:
 	case PAGE_EVICTING:
 	case PAGE_HELD:

@@ -28,7 +28,7 @@ static uint32_t now_ms(void)
 void low_init(struct low *l)
 {
 	memset(l, 0, sizeof(*l));
-	l->fd = -1;
+	l->fd = l->guest_fd = -1;
 	pthread_mutex_init(&l->lock, NULL);
 }
 
@@ -70,11 +70,9 @@ int low_open(struct uvmm_engine *e, struct guest *g, const struct low_ops *ops, 
 	l->ops = ops;
 	l->arg = arg;
 	bytes = (size_t)l->chunks * UVMM_CHUNK_SIZE;
-	rc = machine_create(&e->machine, (uint64_t)l->chunks * CHUNK, &l->fd);
-	if (rc) {
-		l->fd = -1;
+	rc = low_file_open(e, g);
+	if (rc)
 		return rc;
-	}
 	l->map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, l->fd, 0);
 	rc = l->map == MAP_FAILED ? -errno : make_tables(l);
 	if (!rc) {
@@ -101,10 +99,7 @@ void low_close(struct uvmm_engine *e, struct guest *g)
 	if (l->map)
 		munmap(l->map, (size_t)l->chunks * UVMM_CHUNK_SIZE);
 	l->map = NULL;
-	/* Emptied, for a straggler that has it mapped still. */
-	(void)!ftruncate(l->fd, 0);
-	close(l->fd);
-	l->fd = -1;
+	low_file_close(e, g);
 	atomic_store(&l->pages, 0);
 	atomic_store(&l->wanted_back, 0);
 }
@@ -170,6 +165,7 @@ void low_tidy(struct uvmm_engine *e, struct guest *g)
 		if (empty)
 			take_back(e, l, c);
 	}
+	low_file_police(l);
 }
 
 /* --- pages; with the lock held -------------------------------------------------- */

@@ -16,6 +16,11 @@
  *   Out (low_raise), from LOW pages that are neither pinned nor held, likewise: done: watched as
  *   before, -> PRESENT, the page of low memory is free; refused: -> LOW.
  *
+ *   The guest gets the file by the memory filesystem (memfs.h), so that it can map it, but not
+ *   change its size: it is there under a name of its own (`.low-NUMBER`), which is not listed,
+ *   and which only the daemon may open. What the guest touches of chunks that were not granted
+ *   is dropped again by low_tidy().
+ *
  *   A device's request holds a LOW page (low_hold): it is not raised, nor discarded.
  *
  *   Lock     low.lock, a leaf.
@@ -42,6 +47,7 @@ struct guest;
 struct low_pool {
 	uint64_t chunks;                /* immutable */
 	_Atomic uint64_t granted;
+	_Atomic uint64_t files;         /* made so far, for their numbers */
 };
 
 /* What a new chunk of low memory is registered with, and unregistered before it goes. */
@@ -53,7 +59,10 @@ struct low_ops {
 struct low {
 	/* Immutable while the disk thread runs. */
 	int fd;                         /* -1: the guest has no low memory */
-	char *map;                      /* for devices alone: the guest could cut the file off */
+	int guest_fd;                   /* the same, as the guest gets it; -1: not yet */
+	uint64_t file;                  /* its number, never another's */
+	char *map;                      /* for devices alone: without memfs the guest could cut
+					 * the file off */
 	uint32_t chunks;                /* size of the file */
 	const struct low_ops *ops;
 	void *arg;
@@ -62,6 +71,8 @@ struct low {
 	_Atomic uint64_t pages;         /* in use */
 	_Atomic uint64_t wanted_back;   /* pages that are to be raised, if they are cold */
 	_Atomic uint64_t remaps_in, remaps_out, refused;        /* pages, in all */
+
+	bool offered;                   /* by memfs; guarded by the registry's lock */
 
 	pthread_mutex_t lock;           /* guards below */
 	bool *granted;                  /* [chunks] */
@@ -86,7 +97,7 @@ static inline char *low_at(const struct low *l, uint64_t page)
 int low_alloc(struct uvmm_engine *e, struct guest *g, uint64_t ppn, uint32_t pages,
 	      uint64_t *first);
 void low_free(struct low *l, uint64_t first, uint64_t pages);
-/* Chunks that are empty go back to the machine. */
+/* Chunks that are empty go back to the machine, and what the guest took besides. */
 void low_tidy(struct uvmm_engine *e, struct guest *g);
 
 /* Holds pages from ppn on that lie in low memory one after another, in one chunk, up to
@@ -106,5 +117,19 @@ uint64_t low_raise_cold(struct uvmm_engine *e, struct guest *g, uint64_t pages,
 /* What the agent made of an order. */
 void low_finish(struct uvmm_engine *e, struct guest *g, const struct uvmm_remap *remap,
 		const struct uvmm_remapped *answer);
+
+/* --- its file (low_file.c) ------------------------------------------------------- */
+
+/* Makes the file and opens it for the guest.  -errno, and then there is none */
+int low_file_open(struct uvmm_engine *e, struct guest *g);
+/* Emptied, for a process that has it mapped still; it can never grow again. */
+void low_file_close(struct uvmm_engine *e, struct guest *g);
+/* Drops what is in chunks that were not granted. */
+void low_file_police(struct low *l);
+
+struct memfs_file;
+/* Whether memfs has it under that name (or with NULL: number); under the registry's lock. */
+bool low_file_is(const struct guest *g, const char *name, uint64_t ino);
+void low_file_describe(const struct guest *g, struct memfs_file *out);
 
 #endif /* LOW_H */

@@ -100,7 +100,7 @@ static int send_remap(struct uvmm_engine *e, struct guest *g)
 
 	for (i = 0; i < m->runs; i++)
 		if (m->run[i].frame != UVMM_FRAME_HOME)
-			fd = g->order.low ? g->low.fd : g->group->reader_fd;
+			fd = g->order.low ? g->low.guest_fd : g->group->reader_fd;
 	return session_send_agent(e, g, g->order.low ? UVMM_MSG_LOWER : UVMM_MSG_REMAP,
 				  g->order.seq, m, bytes, fd);
 }

@@ -24,7 +24,7 @@
 #define UVMM_SAMPLE_PAGES_MAX 1024
 #define UVMM_IDLE_AGES 8
 #define UVMM_MAP_CELLS_MAX 16384
-#define UVMM_MAP_STATES 9
+#define UVMM_MAP_STATES 10
 
 typedef struct uvmm_engine uvmm_engine;
 
@@ -245,6 +245,7 @@ enum uvmm_map_state {
 	UVMM_MAP_FAR,
 	UVMM_MAP_DAMAGED,
 	UVMM_MAP_UNTOUCHED,
+	UVMM_MAP_LOW,                   /* in low memory */
 };
 
 struct uvmm_map_cell {

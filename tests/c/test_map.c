@@ -49,7 +49,8 @@ static void check_against_stats(uvmm_engine *e, const struct peer *p, uint32_t c
 
 	take(e, p, cells);
 	check_sizes(cells);
-	CHECK(sum(0, cells, UVMM_MAP_RESIDENT) + sum(0, cells, UVMM_MAP_SPLIT) ==
+	CHECK(sum(0, cells, UVMM_MAP_RESIDENT) + sum(0, cells, UVMM_MAP_SPLIT) +
+	      sum(0, cells, UVMM_MAP_LOW) ==
 	      s.resident_pages, "resident");
 	CHECK(sum(0, cells, UVMM_MAP_SHARED) == s.shared_pages, "shared");
 	CHECK(sum(0, cells, UVMM_MAP_SWAPPED) == s.swapped_pages, "swapped");

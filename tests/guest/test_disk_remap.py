@@ -22,15 +22,19 @@ ROOT = Path(__file__).parents[2]
 MARK = 0x9E3779B97F4A7C15
 
 
-@pytest.fixture(scope="module")
-def race(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("race") / "disk_race"
+def built(folder: Path, name: str) -> Path:
+    program = folder / name
     subprocess.run(
         ["gcc", "-O2", "-pthread", "-D_GNU_SOURCE", f"-I{ROOT / 'csrc/include'}", "-o", program,
-         ROOT / "tests/guest/programs/disk_race.c", ROOT / "build/plain/libuvmm_guest.a"],
+         ROOT / f"tests/guest/programs/{name}.c", ROOT / "build/plain/libuvmm_guest.a"],
         check=True,
     )
     return program
+
+
+@pytest.fixture(scope="module")
+def race(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("race"), "disk_race")
 
 
 @pytest.fixture
@@ -115,6 +119,20 @@ def test_each_has_its_part(place: Place, race: Path, image: Path) -> None:
     ended(first)
 
 
+def test_a_thief_has_nothing_of_it(place: Place, image: Path, tmp_path: Path) -> None:
+    """It cannot enlarge its low memory, and keeps nothing of it that it was not given."""
+    assert place.up("--low-memory", "8M", "--remap-after", "2").returncode == 0
+    thief = place.start(
+        "run", "--name", "thief", "--max", "64M", "--disk", f"data={image},ro", "--",
+        str(built(tmp_path, "low_thief")),
+    )
+    assert ended(thief) == "in vain\n"
+    wait_for(
+        lambda: place.client.get("/v1/stats")["machine"]["low_granted_bytes"] == 0,
+        "low memory of a guest that has gone",
+    )
+
+
 PYTHON = """
 import os, sys
 import guestlib
@@ -171,8 +189,8 @@ hear()
 
 
 def test_low_memory_cut_off(place: Place, tmp_path: Path, image: Path) -> None:
-    """A guest that cuts off its own file of low memory harms itself alone."""
-    assert place.up("--remap-after", "2").returncode == 0
+    """A guest that can cut off its own file of low memory, and does, harms itself alone."""
+    assert place.up("--remap-after", "2", "--memory-via", "descriptor").returncode == 0
     guest = start_python(place, tmp_path, image, """
 fill(0)
 low = block.address

@@ -33,8 +33,8 @@ guests/NAME/error           and why
 guests/NAME/memory          its physical memory, wherever each page is now; looking moves none
 guests/NAME/pagemap         a word of 64 bits a page, little end first: bits 0-3 its state
                             (0 resident, 1 split, 2 shared, 3 ballooned, 4 compressed,
-                            5 swapped, 6 far, 7 damaged, 8 untouched), 4-7 its pins, 8-11 its
-                            tier, 12-63 its frame or its slot there
+                            5 swapped, 6 far, 7 damaged, 8 untouched, 9 low memory), 4-7 its
+                            pins, 8-11 its tier, 12-63 its frame or its slot there
 guests/NAME/pagemap.txt     the same in runs: first page, last page, pages, state
 guests/NAME/pages/STATE     the pages in that state, in runs: first-last
 

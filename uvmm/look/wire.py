@@ -33,5 +33,5 @@ FRAME = struct.Struct("<QQQ")  # its number, hash, references
 REF = struct.Struct("<QQQ")  # the frame, a guest's id, its page
 STATES = (
     "resident", "split", "shared", "ballooned", "compressed", "swapped", "far", "damaged",
-    "untouched",
+    "untouched", "low",
 )

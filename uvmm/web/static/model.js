@@ -7,7 +7,7 @@ export const PAGE_BYTES = 4096;
 export const KINDS = {
   resident: "#4f9d69", split: "#9bbf5a", shared: "#3a86c8", ballooned: "#b48ead",
   compressed: "#d9a441", swapped: "#d0653f", far: "#a05fb4", damaged: "#ff3030",
-  untouched: "#8883",
+  untouched: "#8883", low: "#2aa0a0",
 };
 export const OWN = "#8a8a8a";
 export const FREE = "#8883";
