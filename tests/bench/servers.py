@@ -68,7 +68,7 @@ _TEMPLATES = """
 template <int N> struct table : table<N - 1> { std::map<int, std::vector<std::pair<
   std::string, std::variant<int, std::string, double>>>> of[N % 7 + 1]; };
 template <> struct table<0> {};
-int main() { table<400> t; std::regex r("a+b|c*d"); return t.of[0].size() +
+int main() { table<300> t; std::regex r("a+b|c*d"); return t.of[0].size() +
   std::regex_match("aab", r); }
 """
 
