@@ -19,7 +19,6 @@
 #include "remap.h"
 
 #define TICK_MS 1000
-#define TICK_PIECE_PAGES 16u
 
 struct uvmm_guest {
 	struct attachment attachment;
@@ -185,14 +184,14 @@ static uint64_t balloon_for_agent(void *arg, const struct uvmm_balloon *m,
 	return driver_serve(&((struct uvmm_guest *)arg)->balloon, m, pieces, out);
 }
 
-/* While memory is wanted, what is freed goes back at once, but for small pieces, which will
- * be used again soon, or go when there is pressure. */
+/* While memory is wanted, what is freed goes back at once, but for pieces of large pages,
+ * which will be used again soon, or go when there is pressure. */
 static int tick(void *arg)
 {
 	struct uvmm_guest *g = arg;
 
 	if (physmem_balloon_pages(&g->physmem))
-		physmem_trim(&g->physmem, TICK_PIECE_PAGES, discard_free, g, NULL);
+		physmem_trim(&g->physmem, UVMM_CHUNK_PAGES, discard_free, g, NULL);
 	return TICK_MS;
 }
 

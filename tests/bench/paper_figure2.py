@@ -5,7 +5,8 @@ Figure 2 of the paper: what a balloon costs its guest.
 40 clients work on files, as dbench has them do, through the guest's file cache: in a guest of
 some size, and in one of 256 MiB whose balloon leaves it that size. The larger guest has its
 cache full of files before, so the balloon takes what is in use. Both are there at the same
-time, and are measured in turn. The data plane runs in this process: a policy would set the
+time, and are measured in turn, often: what a disk and its filesystem do swings by more than
+is looked for. The data plane runs in this process: a policy would set the
 balloon anew meanwhile.
 """
 
@@ -45,7 +46,9 @@ def figure2(stage: Stage) -> list[Row]:
                 undo.enter_context(_clients(stage, size_bytes, mib * MIB))
                 for size_bytes in (LARGE_BYTES, mib * MIB)
             ]
-            with_balloon, without = stage.interleaved(*(side.work for side in sides))
+            with_balloon, without = stage.interleaved(
+                *(side.work for side in sides), turns=stage.scale.client_turns
+            )
             for side in sides:
                 side.check()
         curves[mib] = with_balloon, without

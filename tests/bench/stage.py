@@ -48,6 +48,7 @@ class Scale:
     idle_guests: int
     alike_bytes: int  # of each process that has pages in common with others
     client_steps: int  # of each of 40 clients that work on files
+    client_turns: int
     paper_bytes: int  # of each guest of the paper's figures
     paper_period_s: float  # of a guest's execution, in which it is sampled
     paper_periods: int  # for each step up or down
@@ -70,7 +71,8 @@ FULL = Scale(
     overhead_bytes=2 * GIB,
     idle_guests=100,
     alike_bytes=64 * MIB,
-    client_steps=600,
+    client_steps=200,
+    client_turns=30,
     paper_bytes=256 * MIB,
     paper_period_s=4.0,
     paper_periods=8,
@@ -94,6 +96,7 @@ QUICK = Scale(
     idle_guests=20,
     alike_bytes=32 * MIB,
     client_steps=200,
+    client_turns=5,
     paper_bytes=96 * MIB,
     paper_period_s=2.0,
     paper_periods=6,
@@ -112,16 +115,16 @@ class Stage:
     scratch_dir: Path  # on disk; mount points go here
     memory_dir: Path  # a plain tmpfs: swap files and the files of peers
 
-    def interleaved(self, *measures: Measure) -> list[list[Figures]]:
+    def interleaved(self, *measures: Measure, turns: int = 0) -> list[list[Figures]]:
         """
-        Run each of *measures* once a repetition; returns a list for each.
+        Run each of *measures* once a repetition (or *turns* times); returns a list for each.
 
         The first round is thrown away: it pays for what is done once. The order
         turns round every time, so that no side is always the one that comes
         after the other.
         """
         found: list[list[Figures]] = [[] for _ in measures]
-        for repetition in range(self.scale.repetitions + 1):
+        for repetition in range((turns or self.scale.repetitions) + 1):
             order = list(enumerate(measures))
             for at, measure in order if repetition % 2 else reversed(order):
                 figures = measure()
