@@ -48,7 +48,8 @@ class Scale:
     idle_guests: int
     alike_bytes: int  # of each process that has pages in common with others
     client_steps: int  # of each of 40 clients that work on files
-    client_turns: int
+    client_turns: int  # of each pair of guests
+    client_pairs: int
     paper_bytes: int  # of each guest of the paper's figures
     paper_period_s: float  # of a guest's execution, in which it is sampled
     paper_periods: int  # for each step up or down
@@ -72,7 +73,8 @@ FULL = Scale(
     idle_guests=100,
     alike_bytes=64 * MIB,
     client_steps=200,
-    client_turns=30,
+    client_turns=9,
+    client_pairs=4,
     paper_bytes=256 * MIB,
     paper_period_s=4.0,
     paper_periods=8,
@@ -96,7 +98,8 @@ QUICK = Scale(
     idle_guests=20,
     alike_bytes=32 * MIB,
     client_steps=200,
-    client_turns=5,
+    client_turns=3,
+    client_pairs=2,
     paper_bytes=96 * MIB,
     paper_period_s=2.0,
     paper_periods=6,
