@@ -6,8 +6,8 @@ Figure 2 of the paper: what a balloon costs its guest.
 some size, and in one of 256 MiB whose balloon leaves it that size. The larger guest has its
 cache full of files before, so the balloon takes what is in use. Both are there at the same
 time, and are measured in turn, often: what a disk and its filesystem do swings by more than
-is looked for, and by which of two folders was made first. The data plane runs in this process: a policy would set the
-balloon anew meanwhile.
+is looked for, and by which of two folders was made first. The data plane runs in this
+process: a policy would set the balloon anew meanwhile.
 """
 
 from __future__ import annotations
