@@ -49,7 +49,7 @@ class Scale:
     alike_bytes: int  # of each process that has pages in common with others
     client_steps: int  # of each of 40 clients that work on files
     client_turns: int  # of each pair of guests
-    client_pairs: int
+    client_pairs: int  # in either order
     paper_bytes: int  # of each guest of the paper's figures
     paper_period_s: float  # of a guest's execution, in which it is sampled
     paper_periods: int  # for each step up or down
@@ -74,7 +74,7 @@ FULL = Scale(
     alike_bytes=64 * MIB,
     client_steps=200,
     client_turns=9,
-    client_pairs=4,
+    client_pairs=3,
     paper_bytes=256 * MIB,
     paper_period_s=4.0,
     paper_periods=8,
@@ -99,7 +99,7 @@ QUICK = Scale(
     alike_bytes=32 * MIB,
     client_steps=200,
     client_turns=3,
-    client_pairs=2,
+    client_pairs=1,
     paper_bytes=96 * MIB,
     paper_period_s=2.0,
     paper_periods=6,
