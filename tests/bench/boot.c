@@ -26,8 +26,9 @@ int main(int argc, char **argv)
 
 		if (!block)
 			break;
+		/* Else the compiler has calloc() make it, which writes nothing, or nobody. */
+		__asm__ volatile("" : "+r"(block));
 		memset(block, 0, BLOCK_BYTES);
-		/* Or the compiler knows that nobody reads it. */
 		__asm__ volatile("" : : "r"(block) : "memory");
 	}
 	sleep((unsigned)atoi(argv[2]));

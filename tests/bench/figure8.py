@@ -125,7 +125,7 @@ def _in_all(samples: list[Figures], figure: Callable[[GuestFigures], int]) -> fl
 
 
 def _zeros(guest: GuestFigures) -> int:
-    return PAGE_BYTES * (guest["zero_dropped"] + guest["share_zero_pages"])
+    return PAGE_BYTES * guest["zero_dropped"]
 
 
 def _paged(guest: GuestFigures) -> int:
