@@ -26,7 +26,7 @@ from uvmm.policy.parameters import parse
 from uvmm.rules import USUAL_RULES
 from uvmm.sense import PERIOD_S, SHORT_PERIOD_S, STEP_PART, Senses
 from uvmm.steering import Steering, Subject
-from uvmm.units import bytes_to_pages, format_size, pages_to_bytes, parse_size, shown
+from uvmm.units import bytes_to_pages, pages_to_bytes, parse_size, shown, sized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -240,7 +240,7 @@ class Daemon:
             size_pages = member.config.max_pages
             if allowed.max_pages > size_pages:
                 raise BadInputError(
-                    f"max {_size(allowed.max_pages)} is more than the {_size(size_pages)} of "
+                    f"max {sized(allowed.max_pages)} is more than the {sized(size_pages)} of "
                     f"memory that {name} was started with, which cannot grow"
                 )
             before = _booking(member)
@@ -305,7 +305,7 @@ class Daemon:
         pages = bytes_to_pages(parse_size(size, percent_of=max_bytes, what="size"))
         if pages > guest.balloon_max_pages:
             raise BadInputError(
-                f"{_size(pages)} is more than the {_size(guest.balloon_max_pages)} that the "
+                f"{sized(pages)} is more than the {sized(guest.balloon_max_pages)} that the "
                 f"balloon of {name} may be"
             )
         with self._stepping:  # which would let it go by what it knew before
@@ -498,7 +498,3 @@ def _booking(member: _Member) -> Booking:
     return booking(
         member.parameters, promised=member.promised, size_pages=member.config.max_pages
     )
-
-
-def _size(pages: int) -> str:
-    return format_size(pages_to_bytes(pages))

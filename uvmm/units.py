@@ -71,6 +71,11 @@ def pages_to_bytes(pages: int) -> int:
     return pages * PAGE_BYTES
 
 
+def sized(pages: int) -> str:
+    """Return what *pages* pages are, as `format_size` does."""
+    return format_size(pages_to_bytes(pages))
+
+
 def bytes_to_pages(size_bytes: int) -> int:
     """Return the whole pages in *size_bytes*."""
     return size_bytes // PAGE_BYTES

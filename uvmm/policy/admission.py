@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from uvmm.errors import BadInputError, NoRoomError
 from uvmm.policy.states import State, thresholds
-from uvmm.units import CHUNK_BYTES, chunks_down, chunks_up, format_size, pages_to_bytes
+from uvmm.units import CHUNK_BYTES, chunks_down, chunks_up, format_size, pages_to_bytes, sized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,9 +62,9 @@ def admitted_max(machine: Machine, asked_pages: int | None) -> int:
         raise BadInputError(f"--max must be at least {format_size(CHUNK_BYTES)}")
     if chunks_up(asked_pages) > limit:
         raise BadInputError(
-            f"--max {_size(asked_pages)} is more than can be backed: machine memory "
-            f"{_size(machine.total_pages)} + swap {_size(machine.swap_total_pages)} allow "
-            f"at most {_size(limit)}"
+            f"--max {sized(asked_pages)} is more than can be backed: machine memory "
+            f"{sized(machine.total_pages)} + swap {sized(machine.swap_total_pages)} allow "
+            f"at most {sized(limit)}"
         )
     return chunks_up(asked_pages)
 
@@ -173,23 +173,23 @@ def reserve(there: Room, wanted: Booking) -> Room:
     need_pages = wanted.min_pages + wanted.overhead_pages
     kept_pages = there.own_pages + there.spare_pages
     left_pages = max(0, there.total_pages - kept_pages - there.reserved_pages)
-    spare = f" and keeps {_size(there.spare_pages)} free" if there.spare_pages else ""
+    spare = f" and keeps {sized(there.spare_pages)} free" if there.spare_pages else ""
     others = f"{there.guests} other guest{'' if there.guests == 1 else 's'}"
     if need_pages > left_pages:
         raise NoRoomError(
-            f"min {_size(wanted.min_pages)} + overhead {_size(wanted.overhead_pages)} = "
-            f"{_size(need_pages)} cannot be guaranteed: of {_size(there.total_pages)} machine "
-            f"memory uvmm itself takes {_size(there.own_pages)}{spare}, {others} were promised "
-            f"{_size(there.reserved_pages)}, {_size(left_pages)} is left"
+            f"min {sized(wanted.min_pages)} + overhead {sized(wanted.overhead_pages)} = "
+            f"{sized(need_pages)} cannot be guaranteed: of {sized(there.total_pages)} machine "
+            f"memory uvmm itself takes {sized(there.own_pages)}{spare}, {others} were promised "
+            f"{sized(there.reserved_pages)}, {sized(left_pages)} is left"
         )
     left_swap_pages = max(0, there.swap_pages - there.reserved_swap_pages)
     if wanted.swap_pages > left_swap_pages:
         max_pages = wanted.min_pages + wanted.swap_pages
         raise NoRoomError(
-            f"max {_size(max_pages)} - min {_size(wanted.min_pages)} = "
-            f"{_size(wanted.swap_pages)} of swap cannot be reserved: of "
-            f"{_size(there.swap_pages)} {others} have {_size(there.reserved_swap_pages)}, "
-            f"{_size(left_swap_pages)} is left; a smaller max, a larger min or more swap "
+            f"max {sized(max_pages)} - min {sized(wanted.min_pages)} = "
+            f"{sized(wanted.swap_pages)} of swap cannot be reserved: of "
+            f"{sized(there.swap_pages)} {others} have {sized(there.reserved_swap_pages)}, "
+            f"{sized(left_swap_pages)} is left; a smaller max, a larger min or more swap "
             "would do"
         )
     return replace(
@@ -205,7 +205,3 @@ def release(there: Room, booked: Booking) -> Room:
         reserved_pages=there.reserved_pages - booked.min_pages - booked.overhead_pages,
         reserved_swap_pages=there.reserved_swap_pages - booked.swap_pages,
     )
-
-
-def _size(pages: int) -> str:
-    return format_size(pages_to_bytes(pages))

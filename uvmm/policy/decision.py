@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvmm.policy.observation import NOTHING_TRIED, Tried
 from uvmm.policy.states import State
-from uvmm.units import PAGE_BYTES, format_size, pages_to_bytes
+from uvmm.units import PAGE_BYTES, pages_to_bytes, sized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -94,14 +94,14 @@ class Decision:
             when = f"{max(0, now_ns - self.at_ns) / 1e9:.1f} s ago"
         lines = [
             f"{when}: {self.cause}; memory is {self.state}, "
-            f"{_size(self.available_pages)} for {len(self.verdicts)} guests by {self.policy}"
+            f"{sized(self.available_pages)} for {len(self.verdicts)} guests by {self.policy}"
         ]
         lines += [
             f"  {verdict_words(verdict)}" for verdict in self.verdicts
             if name in (None, verdict.guest.name)
         ]
         lines += [
-            f"  {payment.payer} gives {_size(payment.pages)} to {payment.receiver}"
+            f"  {payment.payer} gives {sized(payment.pages)} to {payment.receiver}"
             for payment in self.payments() if name in (None, payment.payer, payment.receiver)
         ]
         return lines
@@ -185,17 +185,17 @@ def verdict_words(verdict: Verdict) -> str:
     rho = guest.shares_per_page(verdict.target_pages) * (1 << 20) / PAGE_BYTES
     tried = verdict.tried
     asked = (
-        f"; asked for {_size(tried.asked_pages)} its balloon gave {_size(tried.given_pages)}"
+        f"; asked for {sized(tried.asked_pages)} its balloon gave {sized(tried.given_pages)}"
         if tried.asked_pages else ""
     )
     if not guest.balloon_able:
         asked += "; its agent does not answer"
-    paged = f"; {_size(tried.paged_pages)} were paged out" if tried.paged_pages else ""
+    paged = f"; {sized(tried.paged_pages)} were paged out" if tried.paged_pages else ""
     if tried.blocks:
         paged += f"; it was blocked {tried.blocks} time{'' if tried.blocks == 1 else 's'}"
     return (
-        f"{guest.name}: target {_size(verdict.target_pages)}, holds "
-        f"{_size(guest.held_pages)} of {_size(parameters.max_pages)}: {verdict.why}; "
+        f"{guest.name}: target {sized(verdict.target_pages)}, holds "
+        f"{sized(guest.held_pages)} of {sized(parameters.max_pages)}: {verdict.why}; "
         f"{parameters.shares} shares, {100 * guest.active:.0f}% active, an idle page counts "
         f"{parameters.idle_price:.3g}-fold: {rho:.3g} shares a MiB{asked}{paged}"
     )
@@ -251,7 +251,3 @@ def _paired(
 
 def _by_pages(one: tuple[str, int]) -> tuple[int, str]:
     return -one[1], one[0]
-
-
-def _size(pages: int) -> str:
-    return format_size(pages_to_bytes(pages))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from uvmm.policy.states import State
-from uvmm.units import format_size, pages_to_bytes
+from uvmm.units import pages_to_bytes, sized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -67,12 +67,12 @@ def head_lines(outcome: Outcome) -> list[str]:
     )
     lines = [
         scenario.title,
-        f"{_count(len(outcome.guests))} on {_size(scenario.memory_pages)} for "
+        f"{_count(len(outcome.guests))} on {sized(scenario.memory_pages)} for "
         f"{scenario.duration_s:g} s, by {outcome.policy}",
         f"states {states}; {outcome.decisions} decisions",
-        f"{_size(outcome.paged_out)} paged out, {_size(machine.zeros_dropped[-1])} of zeros "
-        f"dropped; at most {_size(max(machine.ballooned))} ballooned, "
-        f"{_size(max(machine.swapped))} swapped",
+        f"{sized(outcome.paged_out)} paged out, {sized(machine.zeros_dropped[-1])} of zeros "
+        f"dropped; at most {sized(max(machine.ballooned))} ballooned, "
+        f"{sized(max(machine.swapped))} swapped",
     ]
     lines += [f"{name} was refused: {why}" for name, why in list(outcome.refused.items())[:5]]
     if len(outcome.refused) > 5:
@@ -96,10 +96,10 @@ def kind_table(outcome: Outcome) -> Table:
         here = [trace for trace in traces if not trace.ended]
         parameters = traces[0].guest.parameters
         table.add_row(
-            kind.name, str(len(traces)), _size(parameters.min_pages),
-            _size(parameters.max_pages), str(parameters.shares), f"{100 * parameters.tax:g}%",
+            kind.name, str(len(traces)), sized(parameters.min_pages),
+            sized(parameters.max_pages), str(parameters.shares), f"{100 * parameters.tax:g}%",
             *(
-                _size(round(fmean(figures))) if here else "-"
+                sized(round(fmean(figures))) if here else "-"
                 for figures in (
                     [trace.target_pages for trace in here],
                     [trace.guest.held for trace in here],
@@ -134,8 +134,8 @@ def moment_table(outcome: Outcome) -> Table:
         at = last * number // (MOMENTS - 1)
         now_s = machine.times_s[at]
         table.add_row(
-            f"{now_s:g}", machine.state[at], _size(max(0, machine.free[at])),
-            _size(machine.ballooned[at]), _size(machine.swapped[at]),
+            f"{now_s:g}", machine.state[at], sized(max(0, machine.free[at])),
+            sized(machine.ballooned[at]), sized(machine.swapped[at]),
             *(_held_of_target(trace, now_s) for trace in shown),
             *(cell for trace in detailed for cell in _details(trace, now_s)),
         )
@@ -187,7 +187,7 @@ def _held_of_target(trace: GuestTrace, now_s: float) -> str:
     at = bisect_left(trace.times_s, now_s)
     if not _was_there(trace, now_s):
         return "-"
-    return f"{_size(trace.held[at])}/{_size(trace.targets[at])}"
+    return f"{sized(trace.held[at])}/{sized(trace.targets[at])}"
 
 
 def _details(trace: GuestTrace, now_s: float) -> tuple[str, str]:
@@ -220,7 +220,3 @@ def _bytes(pages: Iterable[int]) -> list[int]:
 
 def _count(guests: int) -> str:
     return f"{guests} guest{'' if guests == 1 else 's'}"
-
-
-def _size(pages: int) -> str:
-    return format_size(pages_to_bytes(pages))
