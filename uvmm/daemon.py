@@ -249,8 +249,8 @@ class Daemon:
                 reserve(release(self._room(machine), before), after)
             self._engine.set_min(guest_id, allowed.min_pages)
             with self._lock:
-                if guest_id in self._members:
-                    self._members[guest_id] = replace(member, parameters=allowed)
+                if now := self._members.get(guest_id):
+                    self._members[guest_id] = replace(now, parameters=allowed)
         self._on_urgent()
         return self.guest(name)
 

@@ -334,14 +334,14 @@ static void *thread_main(void *arg)
 	pthread_setname_np(pthread_self(), "uvmm-disk");
 	d->start_error = open_uring(d);
 	failed = d->start_error;
-	if (!failed) {
+	if (!failed)
 		wake_again(d);
-		disk_open_low(d);
-	}
 	sem_post(&d->started);
 	/* The starter frees it after a failure. */
 	if (failed)
 		return NULL;
+	/* It may take its time: the starter holds others up. */
+	disk_open_low(d);
 	while (!atomic_load(&d->stop))
 		serve(d);
 	drain(d);

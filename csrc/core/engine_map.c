@@ -36,9 +36,9 @@ static enum uvmm_map_state state_of(pmap_entry e)
 	case PAGE_BALLOONED:
 		return UVMM_MAP_BALLOONED;
 	case PAGE_REMAPPING:
-		if (pmap_handle(e) == PMAP_NO_FRAME)
-			break;
-		return pmap_handle_is_low(pmap_handle(e)) ? UVMM_MAP_LOW : UVMM_MAP_SHARED;
+		if (pmap_handle(e) != PMAP_NO_FRAME && !pmap_handle_is_low(pmap_handle(e)))
+			return UVMM_MAP_SHARED;
+		break;
 	case PAGE_LOW:
 		return UVMM_MAP_LOW;
 	case PAGE_PRESENT:

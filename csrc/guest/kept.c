@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "kept.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define HIGH_FD 1000
@@ -21,23 +23,39 @@ static int move_high(int fd)
 	return moved;
 }
 
+/* Which file it is, without a question to whoever serves it: that may be the daemon, which
+ * may wait for us. */
+static bool identify(struct kept_fd *k)
+{
+	struct statx x;
+	struct stat st;
+
+	if (!statx(k->fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &x)) {
+		k->dev = makedev(x.stx_dev_major, x.stx_dev_minor);
+		k->ino = x.stx_ino;
+		return true;
+	}
+	/* A program may have forbidden itself what it does not know. */
+	if (errno == EBADF || fstat(k->fd, &st))
+		return false;
+	k->dev = st.st_dev;
+	k->ino = st.st_ino;
+	return true;
+}
+
 struct kept_fd kept_take(int fd)
 {
 	struct kept_fd k = { .fd = move_high(fd) };
-	struct stat st;
 
-	if (!fstat(k.fd, &st)) {
-		k.dev = st.st_dev;
-		k.ino = st.st_ino;
-	}
+	identify(&k);
 	return k;
 }
 
 bool kept_is_ours(const struct kept_fd *k)
 {
-	struct stat st;
+	struct kept_fd now = { .fd = k->fd };
 
-	return k->fd >= 0 && !fstat(k->fd, &st) && st.st_dev == k->dev && st.st_ino == k->ino;
+	return k->fd >= 0 && identify(&now) && now.dev == k->dev && now.ino == k->ino;
 }
 
 void kept_close(struct kept_fd *k)

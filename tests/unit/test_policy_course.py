@@ -231,6 +231,12 @@ class TestPlan:
         orders = planned(at(0, guest, free=0), 70_000).orders
         assert orders == (() if kept == 15_000 else (Order(id=1, balloon_pages=kept),))
 
+    @pytest.mark.parametrize("state", [State.SOFT, State.HARD])
+    def test_what_was_asked_for_goes_on_while_memory_is_short(self, state: State) -> None:
+        guest = replace(self.big, ballooned_pages=5000, balloon_wish_pages=39_000)
+        (order,) = planned(at(0, guest, free=0), 50_000, state=state).orders
+        assert order.balloon_pages == 39_000
+
     def test_a_guest_of_1_gib_is_reclaimed_in_half_a_second(self) -> None:
         """At the first pace 90 % of free memory is asked for within two looks."""
         guest = a_seen(id=1, max_pages=2 * GIB, balloon_max_pages=2 * GIB, held_pages=GIB)

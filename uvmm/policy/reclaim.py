@@ -12,7 +12,8 @@ low guests above their target are blocked besides, each for a bounded time.
 Taking by balloon is gradual: each guest has a pace, which doubles while it gives what
 it is asked for and halves when it does not. Giving back is immediate: a guest below
 its target has its balloon let go at once, in every state, but for what somebody has
-asked to be in it. What the guest itself takes out of that is not asked for again.
+asked to be in it. What the guest itself takes out of that is asked for again only while
+memory is taken from it.
 
 Units: pages; nanoseconds of one monotonic clock.
 """
@@ -110,7 +111,7 @@ def plan(
         page_out_pages = 0
         if take := takes.get(guest.id, 0):
             more_pages, page_out_pages = _ways(guest, take, track, state, elapsed_ns)
-            balloon_pages += more_pages
+            balloon_pages = max(balloon_pages + more_pages, guest.balloon_wish_pages)
         elif not above:
             balloon_pages = _let_go(guest, verdict)
         # Which may have been set lower than it is.
