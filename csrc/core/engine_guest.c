@@ -191,18 +191,15 @@ static struct guest *low_locked(struct registry *r, const char *name, uint64_t i
 static int find(struct uvmm_engine *e, const char *name, uint64_t ino,
 		struct memfs_file *out)
 {
-	struct guest *g, *low = NULL;
+	struct guest *g;
 
 	lock(&e->registry.lock);
-	g = shown_locked(&e->registry, name, ino);
-	if (g)
+	if ((g = shown_locked(&e->registry, name, ino)))
 		describe(g, out);
-	else
-		low = low_locked(&e->registry, name, ino);
-	if (low)
-		low_file_describe(low, out);
+	else if ((g = low_locked(&e->registry, name, ino)))
+		low_file_describe(g, out);
 	unlock(&e->registry.lock);
-	return g || low ? 0 : -ENOENT;
+	return g ? 0 : -ENOENT;
 }
 
 static int by_name(void *ctx, const char *name, struct memfs_file *out)
@@ -242,18 +239,19 @@ static int backing(void *ctx, uint64_t ino)
 {
 	struct uvmm_engine *e = ctx;
 	struct guest *g;
-	int fd = -1;
+	int fd = -1, rc = -ENOENT;
 
 	lock(&e->registry.lock);
-	g = shown_locked(&e->registry, NULL, ino);
-	if (g)
+	if ((g = shown_locked(&e->registry, NULL, ino)))
 		fd = g->memfd;
 	else if ((g = low_locked(&e->registry, NULL, ino)))
 		fd = g->low.fd;
-	fd = fd < 0 ? -ENOENT : fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	fd = fd == -1 ? -errno : fd;
+	if (g) {
+		rc = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		rc = rc < 0 ? -errno : rc;
+	}
 	unlock(&e->registry.lock);
-	return fd;
+	return rc;
 }
 
 static int punch(void *ctx, uint64_t ino, uint64_t off, uint64_t len)

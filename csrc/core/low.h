@@ -124,7 +124,7 @@ void low_finish(struct uvmm_engine *e, struct guest *g, const struct uvmm_remap 
 int low_file_open(struct uvmm_engine *e, struct guest *g);
 /* Emptied, for a process that has it mapped still; it can never grow again. */
 void low_file_close(struct uvmm_engine *e, struct guest *g);
-/* Drops what is in chunks that were not granted. */
+/* Drops what is in chunks that were not granted. The disk thread's. */
 void low_file_police(struct low *l);
 
 struct memfs_file;

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine.h"
@@ -79,20 +78,21 @@ int low_file_open(struct uvmm_engine *e, struct guest *g)
 {
 	struct low *l = &g->low;
 	int rc = machine_create(&e->machine, (uint64_t)l->chunks * UVMM_CHUNK_PAGES, &l->fd);
+	int fd;
 
 	if (rc) {
 		l->fd = -1;
 		return rc;
 	}
 	l->file = atomic_fetch_add(&e->low_pool.files, 1);
-	l->guest_fd = open_for_guest(e, l);
-	if (l->guest_fd >= 0)
+	fd = open_for_guest(e, l);
+	if (fd >= 0) {
+		l->guest_fd = fd;
 		return 0;
-	rc = l->guest_fd;
-	l->guest_fd = -1;
+	}
 	close(l->fd);
 	l->fd = -1;
-	return rc;
+	return fd;
 }
 
 void low_file_close(struct uvmm_engine *e, struct guest *g)
@@ -112,23 +112,15 @@ void low_file_close(struct uvmm_engine *e, struct guest *g)
 	l->fd = -1;
 }
 
-/* In pages. */
-static uint64_t granted(struct low *l)
-{
-	uint32_t c, n = 0;
-
-	lock(&l->lock);
-	for (c = 0; c < l->chunks; c++)
-		n += l->granted[c];
-	unlock(&l->lock);
-	return (uint64_t)n * UVMM_CHUNK_PAGES;
-}
-
+/* Only this thread grants chunks, and takes them back. */
 void low_file_police(struct low *l)
 {
+	uint64_t granted = 0;
 	uint32_t c;
 
-	if (machine_file_pages(l->fd) <= granted(l))
+	for (c = 0; c < l->chunks; c++)
+		granted += l->granted[c];
+	if (machine_file_pages(l->fd) <= granted * UVMM_CHUNK_PAGES)
 		return;
 	for (c = 0; c < l->chunks; c++)
 		if (!l->granted[c])

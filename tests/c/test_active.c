@@ -113,14 +113,14 @@ static void test_sample(uint32_t via)
 	CHECK(uvmm_guest_sample(e, p.id + 1, 100) == -ENOENT, "of nobody");
 	CHECK(!uvmm_guest_sample(e, p.id, 100), "of an empty guest");
 	plane_tell(&p, "fill 0 16384 1");
-	sample(e, &p, "touch 0 4915 1 300", 30);
+	sample(e, &p, "touch 0 4915 1 1000", 30);
 	/* Scattered pages, some of them more than once. */
-	sample(e, &p, "touch 0 16384 4 300", 25);
+	sample(e, &p, "touch 0 16384 4 1000", 25);
 	sample(e, &p, "touch 0 1 1 300", 0);
-	sample(e, &p, "touch 0 16384 1 100", 100);
+	sample(e, &p, "touch 0 16384 1 1000", 100);
 	/* Of pages that are stored those count that are loaded. */
 	CHECK(!uvmm_guest_reclaim(e, p.id, 8000, UVMM_TIER_SWAP, &r) && r.pages == 8000, "reclaim");
-	sample(e, &p, "touch 0 16384 16 200", 6);
+	sample(e, &p, "touch 0 16384 16 1000", 6);
 	s = plane_stats(e, &p);
 	CHECK(s.samples == 6 && s.run_ns > 100000000, "%llu samples, %llu ns",
 	      (unsigned long long)s.samples, (unsigned long long)s.run_ns);

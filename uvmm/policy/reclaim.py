@@ -114,6 +114,8 @@ def plan(
             balloon_pages = max(balloon_pages + more_pages, guest.balloon_wish_pages)
         elif not above:
             balloon_pages = _let_go(guest, verdict)
+        elif track.blocked_until_ns:
+            balloon_pages = max(balloon_pages, guest.balloon_wish_pages)
         # Which may have been set lower than it is.
         balloon_pages = min(balloon_pages, guest.parameters.balloon_max_pages)
         blocked_until_ns = track.blocked_until_ns if track.blocked_until_ns > seen.now_ns else 0

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "check.h"
 #include "uvmm/disk.h"
 
 #define PAGES 2048u
@@ -35,14 +36,6 @@ static _Atomic uint64_t requests, stores;
 static _Atomic unsigned slow;
 static uint64_t slow_ns[SLOW_MAX];
 static struct timespec begin;
-
-#define CHECK(cond) \
-	do { \
-		if (!(cond)) { \
-			fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #cond, uvmm_error()); \
-			_Exit(1); \
-		} \
-	} while (0)
 
 static uint64_t now_ns(void)
 {

@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "uvmm/disk.h"
 
 #define CHUNK (2u << 20)
@@ -25,14 +26,6 @@
 #define WAIT_S 60
 
 static _Atomic int stolen = -1;
-
-#define CHECK(cond) \
-	do { \
-		if (!(cond)) { \
-			fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #cond, uvmm_error()); \
-			_Exit(1); \
-		} \
-	} while (0)
 
 static void look_at(int fd)
 {
